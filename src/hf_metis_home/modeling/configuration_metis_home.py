@@ -1,0 +1,132 @@
+"""Configuration of a Metis-HOME model. This file travels to the Hub beside the weights (`trust_remote_code`)."""
+
+from transformers import Qwen2_5_VLConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
+
+
+BRANCH_KINDS = ("ffn",)
+ROUTER_POOLINGS = ("mean", "modality_mean", "attention")
+
+# `save_pretrained` adds one model class on its own; both are needed, since `AutoModel` is what serving engines ask for.
+AUTO_MAP = {
+    "AutoConfig": "configuration_metis_home.MetisHomeConfig",
+    "AutoModel": "modeling_metis_home.MetisHomeModel",
+    "AutoModelForImageTextToText": "modeling_metis_home.MetisHomeForConditionalGeneration",
+}
+
+
+class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
+    r"""
+    Language-model part of a [`MetisHomeConfig`]: the fields of
+    [`~transformers.models.qwen2_5_vl.configuration_qwen2_5_vl.Qwen2_5_VLTextConfig`] and these.
+
+    Args:
+        branch_kind (`str`, *optional*, defaults to `"ffn"`):
+            What a branch is made of. `"ffn"`: two full feed-forward networks in every two-branch layer.
+        router_layer (`int`, *optional*, defaults to 1):
+            Depth `k` of the router, `0 <= k < num_hidden_layers`. The first `k` decoder layers keep one shared
+            feed-forward network and the router reads the hidden states after them; `0` reads the input embeddings
+            (text and projected vision features). The paper splits every layer (`0`) and does not say what its router
+            reads; the default is our choice, from the measurement in `docs/experiments.md`.
+        router_pooling (`str`, *optional*, defaults to `"modality_mean"`):
+            How the prompt's hidden states become one vector. `"mean"`: the mean over all tokens; `"modality_mean"`:
+            one mean over text tokens and one over vision tokens, side by side; `"attention"`: four learned queries
+            that weigh the tokens. Every token is normalised first.
+        router_hidden_size (`int`, *optional*, defaults to 256):
+            Width of the router's hidden layer.
+    """
+
+    model_type = "metis_home_text"
+    base_config_key = "text_config"
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        **{
+            f"layers.*.mlp.{branch}{projection}": plan
+            for branch in ("", "thinking.", "non_thinking.")
+            for projection, plan in (("gate_proj", "colwise"), ("up_proj", "colwise"), ("down_proj", "rowwise"))
+        },
+    }
+
+    branch_kind: str = "ffn"
+    router_layer: int = 1
+    router_pooling: str = "modality_mean"
+    router_hidden_size: int = 256
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        errors = []
+        if self.branch_kind not in BRANCH_KINDS:
+            errors.append(f"`branch_kind` is {self.branch_kind!r}, but must be one of {list(BRANCH_KINDS)}.")
+        if not 0 <= self.router_layer < self.num_hidden_layers:
+            errors.append(
+                f"`router_layer` is {self.router_layer}, but must be at least 0 and below the number of decoder "
+                f"layers ({self.num_hidden_layers}), so that at least one layer has two branches."
+            )
+        if self.router_pooling not in ROUTER_POOLINGS:
+            errors.append(f"`router_pooling` is {self.router_pooling!r}, but must be one of {list(ROUTER_POOLINGS)}.")
+        if self.router_hidden_size < 1:
+            errors.append(f"`router_hidden_size` is {self.router_hidden_size}, but must be at least 1.")
+        if errors:
+            raise ValueError("\n".join(errors))
+
+
+class MetisHomeConfig(Qwen2_5_VLConfig):
+    r"""
+    Configuration of [`MetisHomeForConditionalGeneration`]: the fields of [`~transformers.Qwen2_5_VLConfig`] and these.
+
+    The token-id sequences are written by the conversion from the processor of the source model, because a model has
+    no tokenizer of its own. They are empty in a configuration made by hand; the router then reads the whole prompt and
+    no forced opening is recognised.
+
+    Args:
+        thinking_threshold (`float`, *optional*, defaults to 0.5):
+            A query goes to the thinking branch where the router's probability is at least this, in [0, 1].
+        assistant_header_ids (`list[int]`, *optional*, defaults to `[]`):
+            Tokens that open an assistant turn. What follows an assistant header that is still open (a prefill, a
+            forced opening) is not read by the router, nor is the header.
+        end_of_turn_id (`int`, *optional*):
+            The token that ends a turn.
+        thinking_opening_ids (`list[int]`, *optional*, defaults to `[]`):
+            First tokens that every thinking answer shares. A prompt that ends with them after the assistant header is
+            answered by the thinking branch, without asking the router.
+        non_thinking_opening_ids (`list[int]`, *optional*, defaults to `[]`):
+            The same for the non-thinking branch.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home import MetisHomeConfig
+
+    >>> config = MetisHomeConfig(text_config={"router_layer": 0})
+    >>> config.text_config.router_layer, config.thinking_threshold
+    (0, 0.5)
+    ```
+    """
+
+    model_type = "metis_home"
+    sub_configs = {"vision_config": Qwen2_5_VLVisionConfig, "text_config": MetisHomeTextConfig}
+    sub_configs_defaults = sub_configs
+
+    thinking_threshold: float = 0.5
+    assistant_header_ids: list[int] | tuple[int, ...] = ()
+    end_of_turn_id: int | None = None
+    thinking_opening_ids: list[int] | tuple[int, ...] = ()
+    non_thinking_opening_ids: list[int] | tuple[int, ...] = ()
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if getattr(self, "auto_map", None) is None:
+            self.auto_map = dict(AUTO_MAP)
+        threshold = self.thinking_threshold
+        if not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
+            raise ValueError(
+                f"`thinking_threshold` is {threshold!r}, but is compared with a probability and must be in [0, 1]."
+            )
+
+
+MetisHomeConfig.register_for_auto_class()
+
+__all__ = ["MetisHomeConfig", "MetisHomeTextConfig"]

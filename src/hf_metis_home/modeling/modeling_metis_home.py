@@ -1,0 +1,829 @@
+"""
+Metis-HOME (arXiv 2510.20519) on transformers' Qwen2.5-VL: from layer `router_layer` on, each decoder layer has two
+feed-forward branches, *thinking* and *non_thinking*, and a router sends each query to one of them for its whole answer.
+
+This file travels to the Hub beside the weights, so it imports nothing but torch, transformers and its configuration.
+Attention, vision tower, embeddings, norms, head, positions and caches are the parent's. Restated here, because the
+parent leaves no room for the branch: the decoder layer, and the two forwards through which the decision has to travel.
+Nothing is kept on a module between calls: a decision lives in the arguments of the call it was made for.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLAttention,
+    Qwen2_5_VLDecoderLayer,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLModel,
+    Qwen2_5_VLPreTrainedModel,
+    Qwen2_5_VLTextModel,
+    Qwen2MLP,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_metis_home import MetisHomeConfig, MetisHomeTextConfig
+
+
+ROUTER_QUERIES = 4  # learned queries of the "attention" pooling
+
+
+class BranchRows(NamedTuple):
+    """Which rows of a batch each branch computes, and the permutation that restores their order (`LongTensor`s)."""
+
+    thinking: torch.Tensor
+    non_thinking: torch.Tensor
+    order: torch.Tensor
+
+
+@dataclass
+class MetisHomeModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Args:
+        router_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
+            Router scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
+    """
+
+    router_logits: torch.FloatTensor | None = None
+
+
+@dataclass
+class MetisHomeCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """
+    Args:
+        router_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
+            Router scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
+    """
+
+    router_logits: torch.FloatTensor | None = None
+
+
+@dataclass
+class MetisHomeRouting(ModelOutput):
+    """
+    What [`MetisHomeForConditionalGeneration.route`] returns.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch_size, 2)`):
+            Router scores in fp32, column 1 = thinking.
+        thinking_probability (`torch.FloatTensor` of shape `(batch_size,)`):
+            Probability that the query is one for the thinking branch.
+        thinking (`torch.LongTensor` of shape `(batch_size,)`):
+            The decision: 1 where the probability reaches the threshold.
+    """
+
+    logits: torch.FloatTensor | None = None
+    thinking_probability: torch.FloatTensor | None = None
+    thinking: torch.LongTensor | None = None
+
+
+def check_threshold(thinking_threshold: float | None, default: float) -> float:
+    """The threshold to use: the argument, or the config's where it is None. An error outside [0, 1]."""
+    if thinking_threshold is None:
+        return default
+    if isinstance(thinking_threshold, bool) or not isinstance(thinking_threshold, (int, float)):
+        raise ValueError(
+            f"`thinking_threshold` is {thinking_threshold!r}, but must be a number in [0, 1]: a query goes to the "
+            "thinking branch where the router's probability is at least this."
+        )
+    if not 0.0 <= thinking_threshold <= 1.0:
+        raise ValueError(
+            f"`thinking_threshold` is {thinking_threshold}, but it is compared with a probability and must be in "
+            "[0, 1]: 0 sends every query to the thinking branch; to force a branch, pass `thinking=True` or `False`."
+        )
+    return float(thinking_threshold)
+
+
+def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | None:
+    """
+    One form for every way to say `thinking`.
+
+    Returns:
+        `None` (the router decides every row), a `bool` (all rows share a branch), a `torch.BoolTensor` of shape
+        `(batch_size,)` (every row decided), or a `torch.LongTensor` of that shape in which -1 leaves a row to the router.
+    """
+    meaning = "True (thinking branch), False (non-thinking branch) or None (the router decides)"
+    if thinking is None or isinstance(thinking, bool):
+        return thinking
+    if isinstance(thinking, (list, tuple)):
+        for row, value in enumerate(thinking):
+            if value is not None and not isinstance(value, bool):
+                raise ValueError(f"`thinking[{row}]` is {value!r}, but must be {meaning}.")
+        decided = None not in thinking
+        thinking = torch.tensor([-1 if value is None else int(value) for value in thinking], device=device)
+    elif isinstance(thinking, torch.Tensor):
+        if thinking.is_floating_point() or thinking.is_complex():
+            raise ValueError(
+                f"`thinking` has dtype {thinking.dtype}, but must be boolean, or integer with 1, 0 and -1."
+            )
+        # A boolean tensor is known to be decided without looking at it, which would wait for the device.
+        decided = thinking.dtype == torch.bool or not bool((thinking < 0).any())
+    else:
+        raise ValueError(f"`thinking` is {thinking!r}, but must be {meaning}, or a list of such values, one per row.")
+    if thinking.shape != (batch_size,):
+        raise ValueError(
+            f"`thinking` has shape {tuple(thinking.shape)}, but the batch has {batch_size} rows: pass one value per "
+            "row, or a single True / False for all of them."
+        )
+    return thinking.to(device=device, dtype=torch.bool if decided else torch.long)
+
+
+class MetisHomeRouterScore(nn.Linear):
+    """The router's last layer. Its own class because it alone starts at zero."""
+
+
+class MetisHomeRouter(nn.Module):
+    """
+    Pools the prompt's hidden states and scores the two branches.
+
+    It computes in the dtype of its own weights, fp32 unless the user casts the model, whatever the model's dtype. The
+    scores start at zero, so an untrained router gives every query probability 0.5.
+    """
+
+    def __init__(self, config: MetisHomeTextConfig):
+        super().__init__()
+        self.pooling = config.router_pooling
+        self.hidden_size = config.hidden_size
+        vectors = {"mean": 1, "modality_mean": 2, "attention": ROUTER_QUERIES}[self.pooling]
+        if self.pooling == "attention":
+            self.query = nn.Linear(config.hidden_size, ROUTER_QUERIES, bias=False)
+        self.up_proj = nn.Linear(vectors * config.hidden_size, config.router_hidden_size)
+        self.score = MetisHomeRouterScore(config.router_hidden_size, 2)
+
+    def forward(
+        self, hidden_states: torch.Tensor, router_mask: torch.Tensor, vision_mask: torch.Tensor
+    ) -> torch.FloatTensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
+                Hidden states of the prompt at the router's depth.
+            router_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`):
+                Tokens that the router may read.
+            vision_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`):
+                Tokens that hold image or video features.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, 2)`: scores, column 1 = thinking.
+        """
+        with torch.autocast(device_type=hidden_states.device.type, enabled=False):
+            features = hidden_states.to(self.score.weight.dtype)
+            features = F.layer_norm(features, (self.hidden_size,))  # vision tokens are far larger than text tokens
+            if self.pooling == "mean":
+                pooled = self._mean(features, router_mask)
+            elif self.pooling == "modality_mean":
+                text = self._mean(features, router_mask & ~vision_mask)
+                vision = self._mean(features, router_mask & vision_mask)
+                pooled = torch.cat([text, vision], dim=-1)  # [B, 2D]
+            else:
+                weights = self.query(features).masked_fill(~router_mask[..., None], torch.finfo(features.dtype).min)
+                weights = weights.softmax(dim=1)  # [B, T, Q], over the tokens
+                features = features.masked_fill(~router_mask[..., None], 0.0)
+                pooled = torch.einsum("btq,btd->bqd", weights, features).flatten(1)  # [B, QD]
+            return self.score(F.silu(self.up_proj(pooled)))
+
+    @staticmethod
+    def _mean(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Padding can hold NaN (an attention row with nothing to attend to), so it is replaced, not multiplied by 0.
+        total = features.masked_fill(~mask[..., None], 0.0).sum(dim=1)  # [B, D]
+        return total / mask.sum(dim=1, keepdim=True).clamp(min=1).to(total.dtype)
+
+
+class MetisHomeBranches(nn.Module):
+    """The two feed-forward branches of a decoder layer, each a plain `Qwen2MLP`."""
+
+    def __init__(self, config: MetisHomeTextConfig):
+        super().__init__()
+        self.thinking = Qwen2MLP(config)
+        self.non_thinking = Qwen2MLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
+                Input of the feed-forward network.
+            branch (`bool`, `torch.BoolTensor` of shape `(batch_size,)` or `BranchRows`):
+                A `bool`: every row takes that branch, the other is not run. `BranchRows`: each branch runs on its own
+                rows, on none if need be. A tensor: both run on every row and the tensor selects.
+        """
+        if isinstance(branch, bool):
+            return self.thinking(hidden_states) if branch else self.non_thinking(hidden_states)
+        if isinstance(branch, torch.Tensor):
+            return torch.where(branch[:, None, None], self.thinking(hidden_states), self.non_thinking(hidden_states))
+        thinking = self.thinking(hidden_states.index_select(0, branch.thinking))
+        non_thinking = self.non_thinking(hidden_states.index_select(0, branch.non_thinking))
+        return torch.cat([thinking, non_thinking]).index_select(0, branch.order)
+
+
+class MetisHomeDecoderLayer(Qwen2_5_VLDecoderLayer):
+    """Qwen2.5-VL's decoder layer with two feed-forward branches in the place of one."""
+
+    def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.mlp = MetisHomeBranches(config)
+
+    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows, **kwargs) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.input_layernorm(hidden_states)
+        hidden_states, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
+        hidden_states = residual + hidden_states
+
+        residual = hidden_states
+        hidden_states = self.post_attention_layernorm(hidden_states)
+        hidden_states = self.mlp(hidden_states, branch)
+        return residual + hidden_states
+
+
+class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
+    config: MetisHomeConfig
+    _no_split_modules = ["MetisHomeDecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
+    # A route is a threshold on a probability: rounding it to bf16 would move decisions.
+    _keep_in_fp32_modules_strict = ["router"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, MetisHomeRouterScore):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+
+class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
+    """Qwen2.5-VL's language model with the router, and two branches from layer `config.router_layer` on."""
+
+    config: MetisHomeTextConfig
+    input_modalities = ("text",)
+    _can_record_outputs = {"hidden_states": Qwen2_5_VLDecoderLayer, "attentions": Qwen2_5_VLAttention}
+
+    def __init__(self, config: MetisHomeTextConfig):
+        super().__init__(config)
+        for layer_idx in range(config.router_layer, config.num_hidden_layers):
+            self.layers[layer_idx] = MetisHomeDecoderLayer(config, layer_idx)
+        self.router = MetisHomeRouter(config)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        thinking: bool | torch.LongTensor | None = None,
+        thinking_threshold: float = 0.5,
+        router_mask: torch.BoolTensor | None = None,
+        vision_mask: torch.BoolTensor | None = None,
+        route_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MetisHomeModelOutputWithPast:
+        """
+        The parent's forward with the router between layers `router_layer - 1` and `router_layer`.
+
+        Args:
+            thinking (`bool` or `torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                The branch: 1 thinking, 0 non-thinking, -1 or `None` the router's choice.
+            thinking_threshold (`float`, *optional*, defaults to 0.5):
+                Thinking where the router's probability is at least this.
+            router_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
+                Tokens that the router reads. The router runs exactly when this is given.
+            vision_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
+                Tokens that hold image or video features; none by default.
+            route_only (`bool`, *optional*, defaults to `False`):
+                Stop after the router. `last_hidden_state` is then what the router read.
+        """
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if use_cache and past_key_values is None and not torch.jit.is_tracing():
+            past_key_values = DynamicCache(config=self.config)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+
+        # As in the parent: 3 rows for temporal, height and width; a 4th in front holds text positions for packed masks.
+        if position_ids is None:
+            past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
+            position_ids = position_ids.view(1, 1, -1).expand(3, inputs_embeds.shape[0], -1)
+        elif position_ids.ndim == 2:
+            position_ids = position_ids[None, ...].expand(3, position_ids.shape[0], -1)
+        text_position_ids = None
+        if position_ids.ndim == 3 and position_ids.shape[0] == 4:
+            text_position_ids, position_ids = position_ids[0], position_ids[1:]
+
+        if not isinstance(causal_mask_mapping := attention_mask, dict):
+            mask_kwargs = {
+                "config": self.config,
+                "inputs_embeds": inputs_embeds,
+                "attention_mask": attention_mask,
+                "past_key_values": past_key_values,
+                "position_ids": text_position_ids,
+            }
+            causal_mask_mapping = {"full_attention": create_causal_mask(**mask_kwargs)}
+            if self.has_sliding_layers:
+                causal_mask_mapping["sliding_attention"] = create_sliding_window_causal_mask(**mask_kwargs)
+
+        hidden_states = inputs_embeds
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        router_logits = branch = None
+        for layer_idx, layer in enumerate(self.layers):
+            if layer_idx == self.config.router_layer:
+                if router_mask is not None:
+                    vision_mask = torch.zeros_like(router_mask) if vision_mask is None else vision_mask
+                    router_logits = self.router(hidden_states, router_mask, vision_mask)  # [B, 2]
+                if route_only:
+                    return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, router_logits=router_logits)
+                branch = self._branch(thinking, router_logits, thinking_threshold, hidden_states)
+            hidden_states = layer(
+                hidden_states,
+                **({} if branch is None else {"branch": branch}),
+                attention_mask=causal_mask_mapping[self.config.layer_types[layer_idx]],
+                position_embeddings=position_embeddings,
+                position_ids=text_position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return MetisHomeModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values, router_logits=router_logits
+        )
+
+    @staticmethod
+    def _branch(
+        thinking: bool | torch.LongTensor | None,
+        router_logits: torch.FloatTensor | None,
+        threshold: float,
+        hidden_states: torch.Tensor,
+    ) -> bool | torch.Tensor | BranchRows:
+        """The decision in the form in which the layers compute it cheapest."""
+        training = torch.is_grad_enabled()
+        if isinstance(thinking, bool):
+            if not training or torch.compiler.is_compiling():
+                return thinking
+            thinking = torch.full((hidden_states.shape[0],), int(thinking), device=hidden_states.device)
+        if router_logits is not None:
+            routed = (router_logits.detach().softmax(dim=-1)[:, 1] >= threshold).long()
+            thinking = routed if thinking is None else torch.where(thinking < 0, routed, thinking)
+        thinking = thinking.bool()
+        if torch.compiler.is_compiling():
+            return thinking  # how many rows take a branch is data, so a traced graph runs both on every row
+        if not training:
+            share = thinking.float().mean().item()
+            if share in (0.0, 1.0):
+                return bool(share)
+        # With gradients on, a branch without rows still runs, on zero rows: a sharded or data-parallel run in which
+        # ranks skip different branches would otherwise reduce gradients that do not belong together.
+        thinking_rows, non_thinking_rows = thinking.nonzero()[:, 0], (~thinking).nonzero()[:, 0]
+        return BranchRows(thinking_rows, non_thinking_rows, torch.cat([thinking_rows, non_thinking_rows]).argsort())
+
+
+class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
+    """Vision tower, router and two-branch language model without a head: what `AutoModel` gives."""
+
+    _no_split_modules = MetisHomePreTrainedModel._no_split_modules
+
+    def __init__(self, config: MetisHomeConfig):
+        super(Qwen2_5_VLModel, self).__init__(config)  # not the parent's, which would build a dense language model
+        self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
+        self.language_model = MetisHomeTextModel._from_config(config.text_config)
+        self.rope_deltas = None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        thinking: bool | list[bool | None] | torch.Tensor | None = None,
+        thinking_threshold: float | None = None,
+        prompt_mask: torch.Tensor | None = None,
+        route_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MetisHomeModelOutputWithPast:
+        """
+        See [`MetisHomeForConditionalGeneration.forward`] for the arguments that are not Qwen2.5-VL's.
+
+        `route_only=True` stops after the router and leaves no trace: neither a cache nor the parent's `rope_deltas`.
+        """
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        thinking = check_thinking(thinking, inputs.shape[0], inputs.device)
+        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        undecided = thinking is None or (isinstance(thinking, torch.Tensor) and thinking.dtype != torch.bool)
+        if undecided and not route_only:
+            self._check_routable(past_key_values, prompt_mask)
+
+        router_mask = vision_mask = None
+        if undecided or route_only or prompt_mask is not None:
+            router_mask = self._router_mask(input_ids, inputs, attention_mask, prompt_mask)
+
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        image_mask, video_mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds)  # [B, T, 1] each
+        if router_mask is not None:
+            vision_mask = (image_mask | video_mask).squeeze(-1)
+
+        features = dict(mm_encoder_outputs or {})
+        if pixel_values is not None:
+            features["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
+        if pixel_values_videos is not None:
+            features["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True, **kwargs)
+        inputs_embeds = self._merge_features(inputs_embeds, input_ids, features)
+
+        if position_ids is None and not (route_only and self.config.text_config.router_layer == 0):
+            if mm_token_type_ids is None and input_ids is not None:
+                mm_token_type_ids = self.token_types(input_ids)
+            rope_deltas = self.rope_deltas
+            position_ids = self.compute_3d_position_ids(
+                input_ids=input_ids,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                second_per_grid_ts=second_per_grid_ts,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                mm_token_type_ids=mm_token_type_ids,
+            )
+            if route_only:
+                self.rope_deltas = rope_deltas  # another generation may be decoding with them
+
+        return self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache and not route_only,
+            thinking=thinking,
+            thinking_threshold=thinking_threshold,
+            router_mask=router_mask,
+            vision_mask=vision_mask,
+            route_only=route_only,
+            **kwargs,
+        )
+
+    def token_types(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """
+        Token types as the processor gives them (0 text, 1 image, 2 video), of shape `(batch_size, seq_len)`. Without
+        them the parent would number image tokens like text, without a word.
+        """
+        return (input_ids == self.config.image_token_id).long() + 2 * (input_ids == self.config.video_token_id).long()
+
+    def _merge_features(self, inputs_embeds, input_ids, features: dict) -> torch.Tensor:
+        """Vision features in the places of their placeholder tokens. An error where their numbers differ."""
+        for modality in ("image", "video"):
+            if features.get(modality) is None:
+                continue
+            embeds = torch.cat(features[modality].pooler_output, dim=0).to(inputs_embeds.device, inputs_embeds.dtype)
+            image_mask, video_mask = self.get_placeholder_mask(
+                input_ids, inputs_embeds=inputs_embeds, **{f"{modality}_features": embeds}
+            )
+            inputs_embeds = inputs_embeds.masked_scatter(image_mask if modality == "image" else video_mask, embeds)
+        return inputs_embeds
+
+    @staticmethod
+    def _check_routable(past_key_values: Cache | None, prompt_mask: torch.Tensor | None):
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            raise ValueError(
+                "`thinking` is not given, but `past_key_values` already holds tokens: the router decides once per query, "
+                "from the whole prompt. Pass `thinking=` with the branch of the query that is being continued."
+            )
+        if torch.is_grad_enabled() and prompt_mask is None:
+            raise ValueError(
+                "`thinking` is not given while gradients are on, and there is no `prompt_mask`: the router would read the "
+                "answer. Pass `thinking=` and `prompt_mask=` (True on prompt tokens) to train, or use `torch.no_grad()`."
+            )
+
+    def _router_mask(self, input_ids, inputs, attention_mask, prompt_mask) -> torch.BoolTensor:
+        """Which tokens the router reads: the prompt's, without padding and without an assistant turn that is open."""
+        if prompt_mask is None:
+            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        elif prompt_mask.shape != inputs.shape[:2]:
+            raise ValueError(
+                f"`prompt_mask` has shape {tuple(prompt_mask.shape)}, but the input has {tuple(inputs.shape[:2])} "
+                "(batch, tokens): mark every token, True where it belongs to the prompt."
+            )
+        else:
+            mask = prompt_mask.bool()
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+            mask = mask & attention_mask.bool()
+
+        header = self.config.assistant_header_ids
+        if input_ids is None or not header or input_ids.shape[1] < len(header):
+            return mask
+        ids = input_ids.masked_fill(~mask, -1)  # what is not prompt cannot open or end a turn
+        starts = (ids.unfold(1, len(header), 1) == torch.tensor(header, device=ids.device)).all(-1)  # [B, T - n + 1]
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        last_header = torch.where(starts, positions[: starts.shape[1]], -1).amax(dim=1)
+        last_end = torch.where(ids == self.config.end_of_turn_id, positions, -1).amax(dim=1)
+        open_from = torch.where(last_header > last_end, last_header, ids.shape[1])  # [B]
+        return mask & (positions < open_from[:, None])
+
+
+class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForConditionalGeneration):
+    """
+    Qwen2.5-VL with a thinking and a non-thinking branch and a router that picks one per query (arXiv 2510.20519).
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    >>> model = AutoModelForImageTextToText.from_pretrained("runs/demo/hybrid", trust_remote_code=True)
+    >>> processor = AutoProcessor.from_pretrained("runs/demo/hybrid")
+    >>> messages = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+    >>> inputs = processor.apply_chat_template(
+    ...     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ... )
+    >>> model.route(**inputs).thinking_probability  # one number per query
+    >>> model.generate(**inputs, max_new_tokens=256)  # the router decides
+    >>> model.generate(**inputs, max_new_tokens=256, thinking=True)  # forced
+    ```
+    """
+
+    _no_split_modules = MetisHomePreTrainedModel._no_split_modules
+
+    def __init__(self, config: MetisHomeConfig):
+        super(Qwen2_5_VLForConditionalGeneration, self).__init__(config)
+        self.model = MetisHomeModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict | None = None,
+        thinking: bool | list[bool | None] | torch.Tensor | None = None,
+        thinking_threshold: float | None = None,
+        prompt_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MetisHomeCausalLMOutputWithPast:
+        """
+        Arguments as in [`~transformers.Qwen2_5_VLForConditionalGeneration`], and:
+
+        Args:
+            thinking (`bool`, `list` of `bool` or `None`, or `torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Branch per row: `True` thinking, `False` non-thinking, `None` (in an integer tensor -1) the router's
+                choice. Required to continue a cache that holds tokens.
+            thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
+                The router's choice is thinking where its probability is at least this, in [0, 1].
+            prompt_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
+                True on the tokens of the prompt, which are all that the router reads. Needed when the input holds an
+                answer too, as in training; without it the whole input is the prompt. The router runs, and
+                `router_logits` is returned, when this is given or a row is undecided.
+
+        Returns:
+            [`MetisHomeCausalLMOutputWithPast`]: `loss` is the language model's loss alone; the router's belongs to the
+            trainer.
+
+        Raises:
+            ValueError: `thinking` of a wrong length, type or value, a threshold outside [0, 1], a `prompt_mask` of
+                another shape than the input; an undecided row with a cache that holds tokens, or with gradients on and
+                no `prompt_mask`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            second_per_grid_ts=second_per_grid_ts,
+            mm_encoder_outputs=mm_encoder_outputs,
+            thinking=thinking,
+            thinking_threshold=thinking_threshold,
+            prompt_mask=prompt_mask,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return MetisHomeCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+        )
+
+    @torch.no_grad()
+    def route(self, *, thinking_threshold: float | None = None, **inputs) -> MetisHomeRouting:
+        """
+        The router's decision for prompts, without answering them.
+
+        Runs the vision tower, the embeddings, the `router_layer` shared decoder layers and the router.
+
+        Args:
+            thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
+                Thinking where the probability is at least this, in [0, 1].
+            inputs:
+                What the processor returns for the prompts: `input_ids` of shape `(batch_size, seq_len)`,
+                `attention_mask`, `pixel_values`, `image_grid_thw`, ... padded on either side.
+
+        Returns:
+            [`MetisHomeRouting`]: `logits` `(batch_size, 2)`, `thinking_probability` and `thinking` `(batch_size,)`.
+        """
+        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        _check_prompts(inputs.get("attention_mask"))
+        logits = self.model(**inputs, route_only=True).router_logits
+        probability = logits.softmax(dim=-1)[:, 1]
+        return MetisHomeRouting(logits, probability, (probability >= thinking_threshold).long())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *args,
+        thinking: bool | list[bool | None] | torch.Tensor | None = None,
+        thinking_threshold: float | None = None,
+        **kwargs,
+    ):
+        """
+        [`~transformers.GenerationMixin.generate`], with the branch decided once per query before the first token. The
+        decision holds for every step, beam and returned sequence of the query.
+
+        Args:
+            thinking (`bool`, `list` of `bool` or `None`, or `torch.Tensor` of shape `(batch_size,)`, *optional*):
+                `True` thinking branch, `False` non-thinking branch, `None` (the default) the router decides. A prompt
+                that ends with a forced opening (`enable_thinking` in the chat template) has decided already.
+            thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
+                The dial: thinking where the router's probability is at least this, in [0, 1].
+
+        Returns:
+            What the parent returns. With `return_dict_in_generate=True` it also carries, one per returned sequence,
+            `thinking` (`torch.LongTensor`, 1 or 0) and `thinking_probability` (`torch.FloatTensor`, NaN where the
+            router was not asked).
+
+        Raises:
+            ValueError: as in `forward`; a threshold although every row is forced; `thinking` that contradicts the
+                opening of a prompt.
+        """
+        decisions: list[tuple[torch.Tensor, torch.Tensor]] = []
+        outputs = super().generate(
+            inputs, *args, thinking=thinking, thinking_threshold=thinking_threshold, decisions=decisions, **kwargs
+        )
+        if isinstance(outputs, ModelOutput):
+            decided, probability = decisions[-1]
+            per_query = outputs.sequences.shape[0] // decided.shape[0]
+            outputs["thinking"] = decided.repeat_interleave(per_query).long()
+            outputs["thinking_probability"] = probability.repeat_interleave(per_query)
+        return outputs
+
+    def _validate_model_kwargs(self, model_kwargs: dict):
+        # `decisions` carries the decision out of the parent's `generate`; it never reaches `forward`.
+        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "decisions"})
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        if model_kwargs.get("mm_token_type_ids") is None and not inputs_tensor.is_floating_point():
+            model_kwargs = {**model_kwargs, "mm_token_type_ids": self.model.token_types(inputs_tensor)}
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+    ) -> dict:
+        # The parent calls this once per `generate`, after it has made masks and positions and before it repeats rows
+        # for beams and returned sequences. The vision features computed here are used again by the prefill.
+        model_kwargs = super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, generation_config
+        )
+        decisions = model_kwargs.pop("decisions", [])
+        threshold = model_kwargs.pop("thinking_threshold", None)
+        inputs = {**model_kwargs, model_input_name: inputs_tensor}
+        thinking, probability = self._decide(inputs, model_kwargs.pop("thinking", None), threshold)
+        decisions.append((thinking, probability))
+        # As a `bool` where the rows agree: then no step has to look at the device, and one branch is read.
+        share = thinking.float().mean().item()
+        model_kwargs["thinking"] = bool(share) if share in (0.0, 1.0) else thinking
+        return model_kwargs
+
+    def _decide(self, inputs: dict, thinking, threshold: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The branch of every query of a `generate` call: the opening of its prompt, else `thinking`, else the router.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size,)`, and the router's probabilities with NaN where it was not asked.
+        """
+        input_ids = inputs.get("input_ids")
+        by_ids = input_ids is not None and input_ids.shape[1] > 0
+        tensor = input_ids if by_ids else inputs["inputs_embeds"]
+        batch_size, device = tensor.shape[0], tensor.device
+        threshold_value = check_threshold(threshold, self.config.thinking_threshold)
+        thinking = check_thinking(thinking, batch_size, device)
+        if threshold is not None and (
+            isinstance(thinking, bool) or (thinking is not None and thinking.dtype == torch.bool)
+        ):
+            raise ValueError(
+                f"`thinking_threshold={threshold}` has no effect, because `thinking` already decides every row. Pass one "
+                "of them: `thinking` to force a branch, the threshold to let the router decide."
+            )
+        if not isinstance(thinking, torch.Tensor):
+            thinking = torch.full((batch_size,), -1 if thinking is None else int(thinking), device=device)
+        thinking = thinking.long()
+
+        if by_ids:
+            openings = torch.tensor(self._openings(input_ids, inputs.get("attention_mask")), device=device)
+            clash = (openings >= 0) & (thinking >= 0) & (openings != thinking)
+            if clash.any():
+                row = int(clash.nonzero()[0])
+                raise ValueError(
+                    f"`thinking` forces the {'thinking' if thinking[row] else 'non-thinking'} branch in row {row}, but the "
+                    f"prompt of that row ends with the opening of the {'thinking' if openings[row] else 'non-thinking'} "
+                    "branch. Leave `thinking` out, or render the prompt without `enable_thinking`."
+                )
+            thinking = torch.where(openings >= 0, openings, thinking)
+
+        probability = torch.full((batch_size,), float("nan"), device=device)
+        undecided = thinking < 0
+        if undecided.any():
+            MetisHomeModel._check_routable(inputs.get("past_key_values"), None)
+            _check_prompts(inputs.get("attention_mask"))
+            skipped = ("past_key_values", "use_cache", "labels", "prompt_mask", "logits_to_keep")
+            prompt = {name: value for name, value in inputs.items() if name not in skipped}
+            if not by_ids:
+                prompt["input_ids"] = None
+            routing = self.route(**prompt, thinking_threshold=threshold_value)
+            probability = torch.where(undecided, routing.thinking_probability.to(device), probability)
+            thinking = torch.where(undecided, routing.thinking.to(device), thinking)
+        return thinking.bool(), probability
+
+    def _openings(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> list[int]:
+        """Per row the branch that the prompt's last tokens have opened: 1, 0, or -1 where they have opened none."""
+        header, end = list(self.config.assistant_header_ids), self.config.end_of_turn_id
+        opening = {1: list(self.config.thinking_opening_ids), 0: list(self.config.non_thinking_opening_ids)}
+        if not header or not opening[1] or not opening[0]:
+            return [-1] * input_ids.shape[0]
+        longest = len(header) + 2 * max(map(len, opening.values()))
+        found = []
+        for row, ids in enumerate(input_ids):
+            if attention_mask is not None:
+                ids = ids[attention_mask[row].bool()]
+            ids = ids[-longest:].tolist()
+            start = next((i for i in range(len(ids) - len(header), -1, -1) if ids[i : i + len(header)] == header), None)
+            answer = [] if start is None else ids[start + len(header) :]
+            shared = {branch: _common_prefix(answer, tokens) for branch, tokens in opening.items()}
+            if start is None or end in answer or max(shared.values()) < min(map(len, opening.values())):
+                found.append(-1)
+            else:
+                # One opening may begin with the other (`<think` and `<think></think`), so the longer match names it.
+                found.append(int(shared[1] >= shared[0]))
+        return found
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
+
+
+def _check_prompts(attention_mask: torch.Tensor | None):
+    if attention_mask is not None and not attention_mask.bool().any(dim=-1).all():
+        row = int((~attention_mask.bool().any(dim=-1)).nonzero()[0])
+        raise ValueError(f"`attention_mask` is all zero in row {row}: a prompt without a token cannot be routed.")
+
+
+MetisHomeModel.register_for_auto_class("AutoModel")
+MetisHomeForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = ["MetisHomeForConditionalGeneration", "MetisHomeModel", "MetisHomePreTrainedModel", "MetisHomeTextModel"]
