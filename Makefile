@@ -1,0 +1,53 @@
+# Needs Python >= 3.11 and nothing else. `make help` lists what there is.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Every extra but `flash`, which is built against CUDA.
+EXTRAS := train,lab,eval,serve,space,docs,dev
+PYTHON := $(shell for p in python3.11 python3; do \
+	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+
+PRESET ?= small
+SEED ?= 0
+OUTPUT_DIR ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv and install the package with every extra but `flash`
+	@echo "Installed into $(VENV). Next: make demo, or . $(BIN)/activate && metis-home --help"
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Found neither python3.11 nor a python3 of version 3.11 or later on PATH." \
+			"Install Python 3.11 (with its venv module), then run make again." >&2; exit 1; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); the first time this downloads several GB (PyTorch) and takes some minutes."
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP) ## Train and report the miniature (PRESET=smoke|small|full SEED=0 OUTPUT_DIR=runs/demo)
+	$(BIN)/metis-home demo --preset $(PRESET) --seed $(SEED) --output_dir $(OUTPUT_DIR)
+
+test: $(STAMP) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -n 2 -q
+	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
+
+test-all: $(STAMP) ## Run all tests that need no GPU
+	$(BIN)/python -m pytest -n 2 -q -m 'not gpu'
+	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
+
+lint: $(STAMP) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo "No complaints; nothing was written. Next: make test"
+
+format: $(STAMP) ## Fix style and format in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	@echo "Sources are formatted in place. Next: make test"
