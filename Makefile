@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3.11 python3; do \
 
 PRESET ?= small
 SEED ?= 0
-OUTPUT_DIR ?= runs/demo
+OUTPUT_DIR ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format
@@ -31,8 +31,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(STAMP) ## Train and report the miniature (PRESET=smoke|small|full SEED=0 OUTPUT_DIR=runs/demo)
-	$(BIN)/metis-home demo --preset $(PRESET) --seed $(SEED) --output_dir $(OUTPUT_DIR)
+demo: $(STAMP) ## Train and report the miniature (PRESET=smoke|small|full, SEED=0, OUTPUT_DIR=...)
+	$(BIN)/metis-home demo --preset $(PRESET) --seed $(SEED) $(if $(OUTPUT_DIR),--output_dir "$(OUTPUT_DIR)")
 
 test: $(STAMP) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n 2 -q

@@ -52,7 +52,7 @@ def test_names_the_sources_of_branches():
 def test_paths_do_not_reach_the_card(path):
     card = render_model_card(base_model=path, thinking_model=path, model_id=path)
     assert "base_model" not in metadata(card)
-    assert path == "." or path not in card
+    assert path == "." or path not in card.replace("\\\\", "\\")
 
 
 def test_results_make_a_table():

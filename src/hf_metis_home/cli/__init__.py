@@ -1,0 +1,60 @@
+"""
+`metis-home <verb>`: dispatches to one module per verb, which is imported only when it is asked for.
+
+A verb's module runs alone too: `python -m hf_metis_home.cli.upcycle --help`.
+"""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+
+VERBS = {
+    "demo": "train and report the whole method on a miniature, on a CPU",
+    "upcycle": "make a two-branch model from a dense Qwen2.5-VL checkpoint",
+    "env": "print the versions that a bug report needs",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run one command.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Verb and flags; the process's own by default.
+
+    Returns:
+        `int`: exit code, 0 on success and 2 for a wrong call.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.cli import main
+
+    >>> main(["env"])
+    ```
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from hf_metis_home import __version__
+
+        print(f"metis-home {__version__}")
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        close = get_close_matches(verb, VERBS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        print(f"metis-home: error: there is no verb {verb!r}; there are {', '.join(VERBS)}.{hint}", file=sys.stderr)
+        return 2
+    return import_module(f".{verb}", __name__).main(rest)
+
+
+def _help() -> str:
+    lines = ["usage: metis-home <verb> [--flag value ...]", "", "verbs:"]
+    lines += [f"  {verb:<9} {summary}" for verb, summary in VERBS.items()]
+    lines += ["", "`metis-home <verb> --help` lists the flags of a verb; `metis-home --version` prints the version."]
+    return "\n".join(lines)

@@ -83,7 +83,7 @@ def render_model_card(
     if stage not in STAGES:
         raise ValueError(f"`stage` is {stage!r}, but must be one of {list(STAGES)}.")
     sources = {"thinking": hub_id(thinking_model), "non_thinking": hub_id(non_thinking_model)}
-    base_model = hub_id(base_model)
+    base_model, model_id = hub_id(base_model), hub_id(model_id)
     metadata = ModelCardData(
         base_model=base_model,
         datasets=datasets,
@@ -105,7 +105,7 @@ def render_model_card(
         base_model=base_model,
         sources=sources,
         license=license,
-        model_id=hub_id(model_id) or "OWNER/NAME",
+        model_id=model_id or "OWNER/NAME",
         title=title,
         router_layer=router_layer,
         thinking_threshold=thinking_threshold,
