@@ -1,0 +1,54 @@
+"""What a user sees when a command fails: one message for what the package refuses, a traceback for bugs."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from hf_metis_home import _extras
+from hf_metis_home.cli._run import run_verb
+
+
+@dataclass
+class NoArguments:
+    pass
+
+
+def run(function) -> int:
+    return run_verb("test", NoArguments, lambda arguments: function(), [], "A test.")
+
+
+def refuse():
+    _extras.require_extra("train", "a_module_that_is_nowhere")
+
+
+def test_success():
+    assert run(lambda: None) == 0
+
+
+def test_a_refusal_is_one_message(capsys):
+    assert run(refuse) == 2
+    assert capsys.readouterr().err == (
+        "metis-home test: error: a_module_that_is_nowhere is not installed, which this part of hf_metis_home needs. "
+        "Install with: pip install 'hf-metis-home[train]'\n"
+    )
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("METIS_HOME_DEBUG", "1")
+    with pytest.raises(ImportError):
+        run(refuse)
+
+
+def test_errors_of_other_code_are_not_dressed_up():
+    with pytest.raises(ValueError):
+        run(lambda: int("x"))
+    with pytest.raises(ModuleNotFoundError):
+        run(lambda: __import__("hf_metis_home.no_such_module"))
+
+
+def test_interrupt(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert run(interrupt) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""The verbs pass on what they were given, and nothing else."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hf_metis_home.cli import main
+
+
+@pytest.fixture
+def demo_calls(monkeypatch, tmp_path):
+    calls = []
+    module = SimpleNamespace(run_demo=lambda **arguments: calls.append(arguments))
+    monkeypatch.setitem(sys.modules, "hf_metis_home.lab.demo", module)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def test_demo(demo_calls, capsys):
+    assert main(["demo", "--preset", "smoke", "--seed", "3", "--output_dir", "there"]) == 0
+    assert demo_calls == [{"preset": "smoke", "seed": 3, "output_dir": Path("there")}]
+    assert "Wrote there" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_demo_writes_to_a_new_folder_unless_told(demo_calls):
+    assert main(["demo"]) == 0
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo-2").mkdir()
+    assert main(["demo"]) == 0
+    assert [call["output_dir"] for call in demo_calls] == [Path("runs/demo"), Path("runs/demo-3")]
+    assert demo_calls[0]["preset"] == "small"
+
+
+def test_demo_refuses_other_presets(demo_calls, capsys):
+    assert main(["demo", "--preset", "large"]) == 2
+    assert "`--preset` is 'large', but must be one of smoke, small, full." in capsys.readouterr().err
+    assert demo_calls == []
+
+
+@pytest.fixture
+def upcycle_calls(monkeypatch):
+    from hf_metis_home import conversion
+
+    calls = []
+
+    def record(*sources, **arguments):
+        calls.append((sources, arguments))
+        return Path(sources[1])
+
+    monkeypatch.setattr(conversion, "upcycle_checkpoint", record)
+    return calls
+
+
+def test_upcycle_passes_what_was_given(upcycle_calls, capsys):
+    command = "upcycle --model_name_or_path dense --output_dir out --thinking_model reasoner --router_layer 0"
+    assert main([*command.split(), "--dtype", "bfloat16"]) == 0
+    given = {"thinking_model": "reasoner", "router_layer": 0, "dtype": "bfloat16", "seed": 0}
+    assert upcycle_calls == [(("dense", "out"), given)]
+    assert "out" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_upcycle_flags_reach_the_real_function(tmp_path, capsys):
+    command = ["upcycle", "--model_name_or_path", str(tmp_path / "absent"), "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 2
+    printed = capsys.readouterr().err
+    assert "`model_name_or_path`" in printed and str(tmp_path / "absent") in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_upcycle_refuses_an_existing_folder(tmp_path, capsys):
+    (tmp_path / "kept.txt").write_text("kept")
+    assert main(["upcycle", "--model_name_or_path", "dense", "--output_dir", str(tmp_path)]) == 2
+    assert "`output_dir`" in capsys.readouterr().err
+    assert (tmp_path / "kept.txt").read_text() == "kept"
