@@ -66,6 +66,12 @@ def test_whole_numbers_are_not_guessed(config, value):
         parse("--output_dir", "x", "--config", config(f"seed: {value}"))
 
 
+@pytest.mark.parametrize("value", ["true", "null", "[a]", "{a: b}"])
+def test_text_is_not_guessed(config, value):
+    with pytest.raises(UsageError, match="`--output_dir` is .*, but must be text"):
+        parse("--config", config(f"output_dir: {value}"))
+
+
 def test_abbreviations_are_refused():
     with pytest.raises(UsageError, match="there is no --out;"):
         parse("--out", "x", "--output_dir", "y")

@@ -1,10 +1,12 @@
 """What a user sees when a command fails: one message for what the package refuses, a traceback for bugs."""
 
+import sys
 from dataclasses import dataclass
 
 import pytest
 
 from hf_metis_home import _extras
+from hf_metis_home.cli import main
 from hf_metis_home.cli._run import run_verb
 
 
@@ -42,8 +44,12 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_errors_of_other_code_are_not_dressed_up():
     with pytest.raises(ValueError):
         run(lambda: int("x"))
+
+
+def test_a_module_that_is_gone_is_a_bug(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hf_metis_home.lab.demo", None)
     with pytest.raises(ModuleNotFoundError):
-        run(lambda: __import__("hf_metis_home.no_such_module"))
+        main(["demo"])
 
 
 def test_interrupt(capsys):
