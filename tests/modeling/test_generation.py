@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .tiny import IMAGE, NON_THINKING_OPENING, THINKING_OPENING, batch, branch_twin, prompt_ids, tiny_hybrid
+from .tiny import NON_THINKING_OPENING, THINKING_OPENING, batch, branch_twin, prompt_ids, tiny_hybrid
 
 
 PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
@@ -67,7 +67,9 @@ def test_routed_equals_forced(hybrid):
     routed = answers(hybrid, inputs, thinking_threshold=threshold)
     assert routed == answers(hybrid, inputs, thinking=decision)
     assert routed == answers(hybrid, inputs, thinking=decision.tolist())
-    assert routed == answers(hybrid, inputs, thinking=[decision[0].item(), None, None, None], thinking_threshold=threshold)
+    assert routed == answers(
+        hybrid, inputs, thinking=[decision[0].item(), None, None, None], thinking_threshold=threshold
+    )
 
 
 def test_router_is_asked_once(hybrid):
@@ -138,5 +140,3 @@ def test_continuing_a_cache_needs_the_branch(hybrid):
     )
     fresh = hybrid.generate(more, attention_mask=mask, max_new_tokens=3, thinking=False)
     assert torch.equal(found, fresh)
-
-

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 import torch
 
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration, MetisHomeModel
@@ -25,7 +24,6 @@ PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, lengt
 ISOLATED = """
 import sys
 sys.path[:] = [entry for entry in sys.path if "hf_metis_home" not in entry]
-sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "") + type(f).__name__.lower()]
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "hf_metis_home":

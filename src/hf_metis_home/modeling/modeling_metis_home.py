@@ -110,7 +110,7 @@ def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | N
 
     Returns:
         `None` (the router decides every row), a `bool` (all rows share a branch), a `torch.BoolTensor` of shape
-        `(batch_size,)` (every row decided), or a `torch.LongTensor` of that shape in which -1 leaves a row to the router.
+        `(batch_size,)` (every row decided), or a `torch.LongTensor` of that shape, -1 where the router decides.
     """
     meaning = "True (thinking branch), False (non-thinking branch) or None (the router decides)"
     if thinking is None or isinstance(thinking, bool):
@@ -140,6 +140,10 @@ def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | N
 
 class MetisHomeRouterScore(nn.Linear):
     """The router's last layer. Its own class because it alone starts at zero."""
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 class MetisHomeRouter(nn.Module):
@@ -252,8 +256,7 @@ class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, MetisHomeRouterScore):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
         else:
             super()._init_weights(module)
 
@@ -505,13 +508,14 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
     def _check_routable(past_key_values: Cache | None, prompt_mask: torch.Tensor | None):
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             raise ValueError(
-                "`thinking` is not given, but `past_key_values` already holds tokens: the router decides once per query, "
-                "from the whole prompt. Pass `thinking=` with the branch of the query that is being continued."
+                "`thinking` is not given, but `past_key_values` already holds tokens: the router decides once per "
+                "query, from the whole prompt. Pass `thinking=` with the branch of the query that is being continued."
             )
         if torch.is_grad_enabled() and prompt_mask is None:
             raise ValueError(
-                "`thinking` is not given while gradients are on, and there is no `prompt_mask`: the router would read the "
-                "answer. Pass `thinking=` and `prompt_mask=` (True on prompt tokens) to train, or use `torch.no_grad()`."
+                "`thinking` is not given while gradients are on, and there is no `prompt_mask`: the router would read "
+                "the answer. Pass `thinking=` and `prompt_mask=` (True on prompt tokens) to train, or use "
+                "`torch.no_grad()`."
             )
 
     def _router_mask(self, input_ids, inputs, attention_mask, prompt_mask) -> torch.BoolTensor:
@@ -551,7 +555,8 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
 
     >>> model = AutoModelForImageTextToText.from_pretrained("runs/demo/hybrid", trust_remote_code=True)
     >>> processor = AutoProcessor.from_pretrained("runs/demo/hybrid")
-    >>> messages = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+    >>> content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    >>> messages = [{"role": "user", "content": content}]
     >>> inputs = processor.apply_chat_template(
     ...     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ... )
@@ -757,8 +762,8 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             isinstance(thinking, bool) or (thinking is not None and thinking.dtype == torch.bool)
         ):
             raise ValueError(
-                f"`thinking_threshold={threshold}` has no effect, because `thinking` already decides every row. Pass one "
-                "of them: `thinking` to force a branch, the threshold to let the router decide."
+                f"`thinking_threshold={threshold}` has no effect, because `thinking` already decides every row. Pass "
+                "one of them: `thinking` to force a branch, the threshold to let the router decide."
             )
         if not isinstance(thinking, torch.Tensor):
             thinking = torch.full((batch_size,), -1 if thinking is None else int(thinking), device=device)
@@ -769,10 +774,11 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             clash = (openings >= 0) & (thinking >= 0) & (openings != thinking)
             if clash.any():
                 row = int(clash.nonzero()[0])
+                forced, opened = ("thinking", "non-thinking") if thinking[row] else ("non-thinking", "thinking")
                 raise ValueError(
-                    f"`thinking` forces the {'thinking' if thinking[row] else 'non-thinking'} branch in row {row}, but the "
-                    f"prompt of that row ends with the opening of the {'thinking' if openings[row] else 'non-thinking'} "
-                    "branch. Leave `thinking` out, or render the prompt without `enable_thinking`."
+                    f"`thinking` forces the {forced} branch in row {row}, but the prompt of that row ends with the "
+                    f"opening of the {opened} branch. Leave `thinking` out, or render the prompt without "
+                    "`enable_thinking`."
                 )
             thinking = torch.where(openings >= 0, openings, thinking)
 
@@ -814,7 +820,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def _check_prompts(attention_mask: torch.Tensor | None):

@@ -1,0 +1,57 @@
+"""
+The miniature's tokenizer: whole words, with the tags of the answer format as one token each.
+
+Every text of the lab round-trips exactly: a token owns the space before it, and decoding adds none.
+"""
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+# One token each: the tags, and the system prompt that Qwen's chat template puts in front of every conversation.
+PHRASES = ("<think>", "</think>", "<answer>", "</answer>", "You are a helpful assistant.")
+UNKNOWN = "<|unknown|>"
+
+SPLIT = r"\n| ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]| "
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = (
+    # chat template
+    "system user assistant "
+    # easy-vqa
+    "a an any black blue brown circle color contain does gray green image in is it no not of present rectangle red "
+    "shape teal the there triangle what yellow yes "
+    # digit grids and words
+    "all and as at big bottom calculate chain contains crop describe digit digits each find from give grid guess "
+    "last left letters line minus modulo number of one order picture plus read reading result right row see short show shows "
+    "sort spell square squares sum take then this top two value which word write written"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer, the same every time: special tokens, phrases, digits, signs, words with and without a space."""
+    pieces = ["\n", " ", *"0123456789", *"?.,:;=+-*/()'>"]
+    pieces += [space + word for space in ("", " ") for word in sorted({*WORDS.split(), *LETTERS})]
+    tokens = [*SPECIAL_TOKENS, *PHRASES, UNKNOWN, *pieces]
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in PHRASES])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
