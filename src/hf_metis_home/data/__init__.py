@@ -1,6 +1,16 @@
 """Rows and the text in them."""
 
 from .completions import Completion, opening_text, opening_token_ids, parse_completion, render_completion
+from .rows import TRAINING_COLUMNS, check_columns, check_row
 
 
-__all__ = ["Completion", "opening_text", "opening_token_ids", "parse_completion", "render_completion"]
+__all__ = [
+    "TRAINING_COLUMNS",
+    "Completion",
+    "check_columns",
+    "check_row",
+    "opening_text",
+    "opening_token_ids",
+    "parse_completion",
+    "render_completion",
+]

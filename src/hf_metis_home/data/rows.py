@@ -1,0 +1,91 @@
+"""
+The one dataset format.
+
+| column | type | meaning |
+|---|---|---|
+| `prompt` | list of messages | the conversation up to the query, ending with a user turn |
+| `images` | list of images | in the order of their placeholders; empty for text |
+| `completion` | list with one assistant message | `<think>…</think><answer>…</answer>` |
+| `thinking` | bool | the branch that answers, and what the router learns |
+| `solution` | str | gold answer, for rewards and evaluation; not needed for training on completions |
+| `task` | str | name of the task; not needed for training on completions |
+"""
+
+from .completions import parse_completion
+
+
+TRAINING_COLUMNS = ("prompt", "images", "completion", "thinking")
+PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
+
+
+def check_columns(columns: list[str], where: str = "dataset") -> None:
+    """An error that names the missing columns of a dataset for supervised training."""
+    if missing := [name for name in TRAINING_COLUMNS if name not in columns]:
+        raise ValueError(
+            f"The {where} has no column {', '.join(map(repr, missing))}; it has {list(columns)}. Rows for training "
+            f"need {list(TRAINING_COLUMNS)}: see the row format in the documentation."
+        )
+
+
+def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
+    """
+    Check one row for supervised training.
+
+    Args:
+        row (`dict`):
+            Columns of the row format. Images are counted, not decoded.
+        index (`int` or `str`):
+            How an error names the row.
+        where (`str`, *optional*, defaults to `"dataset"`):
+            How an error names the dataset.
+
+    Raises:
+        ValueError: naming the row, the column, what is wrong and what to do.
+    """
+
+    def fail(column: str, problem: str):
+        raise ValueError(f"Row {index} of the {where}, column {column!r}: {problem}")
+
+    for column in TRAINING_COLUMNS:
+        if column not in row:
+            fail(column, f"missing. Rows for training need {list(TRAINING_COLUMNS)}.")
+    if not isinstance(row["thinking"], bool):
+        fail("thinking", f"{row['thinking']!r} is not True or False. It names the branch that answers the row.")
+    if not isinstance(row["prompt"], list) or not row["prompt"] or not isinstance(row["prompt"][-1], dict):
+        fail("prompt", f"{row['prompt']!r} is not a list of chat messages.")
+    if row["prompt"][-1].get("role") != "user":
+        fail("prompt", f"ends with role {row['prompt'][-1].get('role')!r}; the last message must be the user's query.")
+    _check_images(row, fail)
+
+    completion = row["completion"]
+    if not isinstance(completion, list) or len(completion) != 1 or completion[0].get("role") != "assistant":
+        fail("completion", f"{completion!r} is not a list with one assistant message.")
+    text = _text(completion[0]["content"])
+    if not text.strip():
+        fail("completion", "empty, so there is nothing to train on. Drop the row or give it an answer.")
+    parsed = parse_completion(text)
+    if not parsed.well_formed:
+        fail("completion", f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>.")
+    if bool(parsed.thought) != row["thinking"]:
+        has = "has a thought" if parsed.thought else "has no thought"
+        fail("completion", f"{has}, but `thinking` is {row['thinking']}. Make the two agree.")
+
+
+def _check_images(row: dict, fail) -> None:
+    if not isinstance(row["images"], list):
+        fail("images", f"a {type(row['images']).__name__}, but must be a list of images (empty for text).")
+    contents = [message["content"] for message in row["prompt"]]
+    for content in contents:
+        if any(token in _text(content) for token in PLACEHOLDERS):
+            fail("prompt", f"spells out one of {PLACEHOLDERS}; images are placed by the template, so leave it out.")
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    placed = sum(part.get("type") == "image" for part in parts)
+    # Content that is plain text has its images put in front of it, so there is nothing to count.
+    if (placed or all(isinstance(content, list) for content in contents)) and placed != len(row["images"]):
+        fail("images", f"{len(row['images'])} images for {placed} image places in `prompt`. Make the numbers agree.")
+
+
+def _text(content) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content)

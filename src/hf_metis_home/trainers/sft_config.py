@@ -1,0 +1,72 @@
+"""Configuration of [`MetisHomeSFTTrainer`]."""
+
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from .parameter_groups import TRAINABLE
+
+
+@dataclass
+class MetisHomeSFTConfig(SFTConfig):
+    r"""
+    Stage-SFT: language-model loss and router loss on rows of both modes (arXiv 2510.20519, 1:1).
+
+    The fields of [`~trl.SFTConfig`] and these. One default differs: `max_length` is None, because cutting a row can cut
+    image tokens or the answer.
+
+    Parameters:
+        trainable (`str`, *optional*, defaults to `"all"`):
+            `"all"`; `"branches"` (both, and the router); `"router"`; `"thinking"` or `"non_thinking"`: that branch
+            alone, while everything else stays as it is to the last bit. The paper does not say what it froze.
+        train_router (`bool`, *optional*):
+            Whether the router trains too. By default it does with `"all"`, `"branches"` and `"router"`.
+        router_loss_coef (`float`, *optional*, defaults to 1.0):
+            Weight of the router's cross-entropy beside the language-model loss.
+        router_learning_rate (`float`, *optional*, defaults to 1e-3):
+            Learning rate of the router, which starts from nothing while the rest is trained already. None: the run's
+            `learning_rate`. Our choice; the paper gives none.
+    """
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest row in tokens. None cuts nothing; a cut can remove the answer."}
+    )
+    trainable: str = field(default="all", metadata={"help": "Which parameters train.", "choices": list(TRAINABLE)})
+    train_router: bool | None = field(
+        default=None,
+        metadata={"help": "Whether the router trains too; by default unless a single branch is trained."},
+    )
+    router_loss_coef: float = field(
+        default=1.0, metadata={"help": "Weight of the router's cross-entropy beside the language-model loss."}
+    )
+    router_learning_rate: float | None = field(
+        default=1e-3, metadata={"help": "Learning rate of the router; None for the run's `learning_rate`."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        errors = []
+        if self.trainable not in TRAINABLE:
+            errors.append(f"`trainable` is {self.trainable!r}, but must be one of {list(TRAINABLE)}.")
+        if self.trainable == "router" and self.train_router is False:
+            errors.append("`trainable='router'` with `train_router=False` leaves nothing to train.")
+        if self.router_loss_coef < 0:
+            errors.append(f"`router_loss_coef` is {self.router_loss_coef}, but must not be negative.")
+        if self.router_learning_rate is not None and self.router_learning_rate <= 0:
+            errors.append(f"`router_learning_rate` is {self.router_learning_rate}, but must be positive, or None.")
+        if self.completion_only_loss is False:
+            errors.append(
+                "`completion_only_loss=False` would train the model on its prompts, and hide from the router where "
+                "they end. Leave it unset."
+            )
+        if self.packing or self.padding_free:
+            errors.append("`packing` and `padding_free` put several queries into one row; a row takes one branch.")
+        if self.assistant_only_loss:
+            errors.append("`assistant_only_loss` is for rows without a prompt of their own. Leave it unset.")
+        if self.router_aux_loss_coef is not None:
+            errors.append(
+                "`router_aux_loss_coef` balances the load of mixture-of-experts models. The weight of this router's "
+                "loss is `router_loss_coef`."
+            )
+        if errors:
+            raise ValueError("\n".join(errors))
