@@ -1,0 +1,62 @@
+"""What README, quickstart and model card tell a reader to run does run, on a tiny model and where nobody can answer."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hf_metis_home.conversion import save_hub_folder, upcycle
+
+from .fixtures_text import tiny_word_level
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with the files that the examples name."""
+    folder = tmp_path_factory.mktemp("reader")
+    dense, processor = tiny_word_level()
+    hybrid = upcycle(dense, processor)
+    for name in ("runs/demo/hybrid", "runs/hybrid-3b", "me/hybrid"):
+        save_hub_folder(hybrid, processor, folder / name, model_id="me/hybrid")
+    for name in ("digits.png", "picture.png"):
+        Image.new("RGB", (56, 56), (200, 30, 30)).save(folder / name)
+    return folder
+
+
+def run(text: str, folder: Path) -> str:
+    """Standard output of all Python blocks of a page, run in order as one script that has no terminal."""
+    script = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
+    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", script]
+    environment = {**os.environ, "HF_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert "instantiate a model of type" not in done.stderr
+    return done.stdout
+
+
+def test_readme(folder):
+    printed = run((ROOT / "README.md").read_text(), folder)
+    assert "tensor([0.5000])" in printed
+    assert printed.count("which digit is at the top left") == 3
+
+
+def test_quickstart(folder):
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    assert "`use_cpu=True, bf16=False`" in page  # what it tells a reader without a GPU to add
+    page = page.replace("MetisHomeSFTConfig(output_dir", "MetisHomeSFTConfig(use_cpu=True, bf16=False, output_dir")
+    run(page, folder)
+    assert (folder / "runs" / "hybrid-3b-sft" / "model.safetensors").is_file()
+
+
+def test_model_card(folder):
+    assert run((folder / "me" / "hybrid" / "README.md").read_text(), folder)
