@@ -51,21 +51,24 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
             fail(column, f"missing. Rows for training need {list(TRAINING_COLUMNS)}.")
     if not isinstance(row["thinking"], bool):
         fail("thinking", f"{row['thinking']!r} is not True or False. It names the branch that answers the row.")
-    if not isinstance(row["prompt"], list) or not row["prompt"] or not isinstance(row["prompt"][-1], dict):
-        fail("prompt", f"{row['prompt']!r} is not a list of chat messages.")
-    if row["prompt"][-1].get("role") != "user":
-        fail("prompt", f"ends with role {row['prompt'][-1].get('role')!r}; the last message must be the user's query.")
+    if not _is_messages(row["prompt"]):
+        fail("prompt", f"{row['prompt']!r} is not a list of chat messages, each with `role` and `content`.")
+    if row["prompt"][-1]["role"] != "user":
+        fail("prompt", f"ends with role {row['prompt'][-1]['role']!r}; the last message must be the user's query.")
     _check_images(row, fail)
 
     completion = row["completion"]
-    if not isinstance(completion, list) or len(completion) != 1 or completion[0].get("role") != "assistant":
+    if not _is_messages(completion) or len(completion) != 1 or completion[0]["role"] != "assistant":
         fail("completion", f"{completion!r} is not a list with one assistant message.")
     text = _text(completion[0]["content"])
     if not text.strip():
         fail("completion", "empty, so there is nothing to train on. Drop the row or give it an answer.")
     parsed = parse_completion(text)
     if not parsed.well_formed:
-        fail("completion", f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>.")
+        fail(
+            "completion",
+            f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>. See `render_completion`.",
+        )
     if bool(parsed.thought) != row["thinking"]:
         has = "has a thought" if parsed.thought else "has no thought"
         fail("completion", f"{has}, but `thinking` is {row['thinking']}. Make the two agree.")
@@ -83,6 +86,20 @@ def _check_images(row: dict, fail) -> None:
     # Content that is plain text has its images put in front of it, so there is nothing to count.
     if (placed or all(isinstance(content, list) for content in contents)) and placed != len(row["images"]):
         fail("images", f"{len(row['images'])} images for {placed} image places in `prompt`. Make the numbers agree.")
+
+
+def _is_messages(value) -> bool:
+    """Whether a value is a conversation: messages with a role, and content that is text or a list of parts."""
+    if not isinstance(value, list) or not value:
+        return False
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return False
+        content = message.get("content")
+        parts = content if isinstance(content, list) else []
+        if not isinstance(content, (str, list)) or not all(isinstance(part, dict) for part in parts):
+            return False
+    return True
 
 
 def _text(content) -> str:
