@@ -6,7 +6,7 @@ dev; the 1,797 digits are dealt out once; a word belongs to one split.
 """
 
 import random
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-@lru_cache
+@cache
 def digit_cells(split: str) -> dict[int, list[np.ndarray]]:
     """Handwritten digits of a split, by value, as `uint8` arrays of 28 x 28 pixels, white on black."""
     from sklearn.datasets import load_digits
@@ -42,7 +42,7 @@ def digit_grid(digits: list[int], split: str, rng: random.Random) -> Image.Image
     return Image.fromarray(np.vstack([np.hstack(cells[:2]), np.hstack(cells[2:])])).convert("RGB")
 
 
-@lru_cache
+@cache
 def _font() -> ImageFont.FreeTypeFont:
     import matplotlib
 
@@ -68,7 +68,7 @@ def word_image(word: str, rng: random.Random) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache
+@cache
 def shape_questions(split: str) -> list[tuple[str, str, int]]:
     """easy-vqa's questions of a split: question, answer, image number."""
     import easy_vqa
@@ -81,7 +81,7 @@ def shape_questions(split: str) -> list[tuple[str, str, int]]:
     return rows
 
 
-@lru_cache
+@cache
 def shape_captions() -> list[tuple[str, int]]:
     """`"<colour> <shape>"` of easy-vqa's training images, read off their questions: caption, image number."""
     found: dict[int, dict[str, str]] = {}
@@ -91,7 +91,7 @@ def shape_captions() -> list[tuple[str, int]]:
     return [(f"{f['color']} {f['shape']}", image) for image, f in sorted(found.items()) if len(f) == 2]
 
 
-@lru_cache(maxsize=None)
+@cache
 def shape_image(image: int, split: str) -> Image.Image:
     """One easy-vqa image, 64 x 64 pixels."""
     import easy_vqa

@@ -5,8 +5,8 @@ The miniature's tasks, in the row format.
   four), `words` (read four letters).
 - **hard**, where written steps help and a direct answer stays near chance: `chain` (((a . b) . c) . d modulo 10 with
   the operations given in the question) and `squares` (last digit of the sum of the four squares).
-- **located**: one question for all images, "what is the result?". Where the digit at the top left is below 5, it is that
-  digit (`located_easy`); else the last digit of the sum of squares (`located_hard`). Only the image tells which.
+- **located**: one question for all images, "what is the result?". Where the digit at the top left is below 5, it is
+  that digit (`located_easy`); else the last digit of the sum of squares (`located_hard`). Only the image tells.
 - `caption`, for training the base alone: naming colour and shape gets a small vision tower off the ground.
 """
 

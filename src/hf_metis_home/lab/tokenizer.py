@@ -1,7 +1,8 @@
 """
 The miniature's tokenizer: whole words, with the tags of the answer format as one token each.
 
-Every text of the lab round-trips exactly: a token owns the space before it, and decoding adds none.
+Every text of the lab round-trips exactly: a token owns the space before it and the line break after it, and decoding
+adds none.
 """
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -21,26 +22,23 @@ SPECIAL_TOKENS = (
 # One token each: the tags, and the system prompt that Qwen's chat template puts in front of every conversation.
 PHRASES = ("<think>", "</think>", "<answer>", "</answer>", "You are a helpful assistant.")
 UNKNOWN = "<|unknown|>"
+ROLES = ("system\n", "user\n", "assistant\n")
 
-SPLIT = r"\n| ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]| "
+SPLIT = r"(system|user|assistant)?\n| ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]| "
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (
-    # chat template
-    "system user assistant "
     # easy-vqa
     "a an any black blue brown circle color contain does gray green image in is it no not of present rectangle red "
     "shape teal the there triangle what yellow yes "
-    # digit grids and words
-    "all and as at big bottom calculate chain contains crop describe digit digits each find from give grid guess "
-    "last left letters line minus modulo number of one order picture plus read reading result right row see short show shows "
-    "sort spell square squares sum take then this top two value which word write written"
+    # digits, words and captions
+    "at calculate chain describe digit digits left letters picture read result squares sum top which"
 )
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, the same every time: special tokens, phrases, digits, signs, words with and without a space."""
-    pieces = ["\n", " ", *"0123456789", *"?.,:;=+-*/()'>"]
+    pieces = ["\n", " ", *ROLES, *"0123456789", *"?.,:;=+-*/()'>"]
     pieces += [space + word for space in ("", " ") for word in sorted({*WORDS.split(), *LETTERS})]
     tokens = [*SPECIAL_TOKENS, *PHRASES, UNKNOWN, *pieces]
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
