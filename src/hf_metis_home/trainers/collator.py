@@ -17,12 +17,15 @@ class MetisHomeCollator:
 
     Args:
         collator ([`~trl.trainer.sft_trainer.DataCollatorForVisionLanguageModeling`]):
-            With `completion_only_loss=True`: its labels tell prompt from completion.
+            With `completion_only_loss=True`: its labels tell prompt from completion. Its `max_length` must be None.
+        max_length (`int`, *optional*):
+            Most tokens that a row may have. A longer one is an error, because a cut would take the end of its answer.
         check_rows (`bool`, *optional*, defaults to `False`):
             Check every row as it comes, for streamed datasets that cannot be read ahead.
     """
 
     collator: DataCollatorForVisionLanguageModeling
+    max_length: int | None = None
     check_rows: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -32,13 +35,14 @@ class MetisHomeCollator:
         # New dictionaries: TRL's collator writes into the ones it gets.
         columns = ("prompt", "completion", "images")
         batch = self.collator([{name: row[name] for name in columns} for row in rows])
-        trained = batch["labels"] != -100
-        if not trained.any(dim=1).all():
-            row = int((~trained.any(dim=1)).nonzero()[0])
+        lengths = batch["attention_mask"].sum(dim=1)
+        if self.max_length is not None and lengths.max() > self.max_length:
+            row = int(lengths.argmax())
             raise ValueError(
-                f"Row {row} of a batch has no token left to train on: `max_length={self.collator.max_length}` cut its "
-                f"whole completion off. Raise `max_length`, or leave it at None. Its prompt: {rows[row]['prompt']}"
+                f"Row {row} of a batch has {int(lengths[row])} tokens, but `max_length` is {self.max_length}: a cut "
+                "would take the end of its answer. Raise `max_length`, leave it at None, or drop such rows. Its "
+                f"prompt: {rows[row]['prompt']}"
             )
         batch["thinking"] = torch.tensor([row["thinking"] for row in rows])
-        batch["prompt_mask"] = batch["attention_mask"].bool() & ~trained
+        batch["prompt_mask"] = batch["attention_mask"].bool() & (batch["labels"] == -100)
         return batch

@@ -12,8 +12,8 @@ class MetisHomeSFTConfig(SFTConfig):
     r"""
     Stage-SFT: language-model loss and router loss on rows of both modes (arXiv 2510.20519, 1:1).
 
-    The fields of [`~trl.SFTConfig`] and these. One default differs: `max_length` is None, because cutting a row can cut
-    image tokens or the answer.
+    The fields of [`~trl.SFTConfig`] and these. `max_length` differs: None by default, and where it is given a longer
+    row is an error. Nothing is cut, because a cut can take image tokens or the end of the answer.
 
     Parameters:
         trainable (`str`, *optional*, defaults to `"all"`):
@@ -29,7 +29,7 @@ class MetisHomeSFTConfig(SFTConfig):
     """
 
     max_length: int | None = field(
-        default=None, metadata={"help": "Longest row in tokens. None cuts nothing; a cut can remove the answer."}
+        default=None, metadata={"help": "Most tokens of a row; a longer one is an error, and nothing is cut."}
     )
     trainable: str = field(default="all", metadata={"help": "Which parameters train.", "choices": list(TRAINABLE)})
     train_router: bool | None = field(
@@ -63,6 +63,10 @@ class MetisHomeSFTConfig(SFTConfig):
             errors.append("`packing` and `padding_free` put several queries into one row; a row takes one branch.")
         if self.assistant_only_loss:
             errors.append("`assistant_only_loss` is for rows without a prompt of their own. Leave it unset.")
+        if self.label_smoothing_factor:
+            errors.append(
+                "`label_smoothing_factor` makes TRL leave out every loss but its own, the router's too. Leave it at 0."
+            )
         if self.router_aux_loss_coef is not None:
             errors.append(
                 "`router_aux_loss_coef` balances the load of mixture-of-experts models. The weight of this router's "

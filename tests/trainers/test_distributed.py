@@ -1,0 +1,51 @@
+"""Two processes on gloo train what one process trains."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .common import make_hybrid
+from .two_ranks import batch_of, loss_of, trained
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_two_ranks(mode: str, folder: Path):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("-m", "tests.trainers.two_ranks", mode, str(folder / "result.pt")),
+    ]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "result.pt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_data_parallel_equals_one_process(tmp_path):
+    weights, logs = on_two_ranks("ddp", tmp_path)
+    alone, logs_alone = trained(tmp_path / "alone", batch_size=4)
+    before = make_hybrid()[0].state_dict()
+    assert all(not tensor.equal(before[name]) for name, tensor in alone.items())
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, alone[name], atol=1e-5, rtol=0, msg=name)
+    for step, step_alone in zip(logs[:2], logs_alone[:2], strict=True):
+        for metric in ("loss", "lm_loss_thinking", "lm_loss_non_thinking", "router_loss", "router_accuracy"):
+            assert step[metric] == pytest.approx(step_alone[metric], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_sharded_ranks_on_different_branches(tmp_path):
+    # A branch that is skipped where it has no rows trains wrongly without a word: each rank then reduces gradients of
+    # another set of layers.
+    found = on_two_ranks("fsdp", tmp_path)
+    model, _ = make_hybrid()
+    sum(loss_of(model, batch_of((mode,) * 2)) / 2 for mode in (True, False)).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=0, msg=name)
+        assert parameter.grad.any() or "visual" in name, name
