@@ -16,7 +16,7 @@ ANSWERS = {
     "letters": render_completion(None, "a b z q"),
     "caption": render_completion(None, "teal rectangle"),
     "steps": render_completion("6604;6606;6+6=2;2-0=2;2*8=6;", "6"),
-    "prose": render_completion("find the top digit, then the letters: 4 / (2 - 1) > 3.\ntwo", "red circle"),
+    "prose": render_completion("read the top digit, there is no letters: 4 / (2 - 1) > 3.\nyes", "red circle"),
 }
 
 
@@ -82,7 +82,7 @@ def test_the_template_is_the_published_one_and_prompts_are_short():
         "<|im_start|>assistant\n"
     )
     ids = processor.tokenizer(text)["input_ids"]
-    assert len(ids) == 18 and processor.tokenizer.unk_token_id not in ids
+    assert len(ids) == 15 and processor.tokenizer.unk_token_id not in ids
     assert processor.tokenizer.decode(ids) == text
 
 

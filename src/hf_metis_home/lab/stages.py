@@ -5,7 +5,6 @@ All training goes through the real trainers and the real processor. A stage take
 trains on follows from a [`Preset`] and a seed.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
@@ -15,26 +14,9 @@ from trl import SFTConfig, SFTTrainer
 from ..conversion import upcycle
 from ..trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
 from .miniature import build_miniature
+from .presets import Preset
 from .tasks import make_dataset
 
-
-@dataclass(frozen=True)
-class Preset:
-    """Sizes of a run: optimizer steps, rows per batch, rows to draw batches from, test rows per task, seeds."""
-
-    base_steps: int
-    stage_steps: int
-    batch_size: int
-    rows: int
-    test_rows: int
-    seeds: int = 1
-
-
-PRESETS = {
-    "smoke": Preset(base_steps=3, stage_steps=3, batch_size=8, rows=48, test_rows=4),
-    "small": Preset(base_steps=800, stage_steps=400, batch_size=64, rows=12_000, test_rows=200),
-    "full": Preset(base_steps=800, stage_steps=400, batch_size=64, rows=12_000, test_rows=200, seeds=3),
-}
 
 # Shares of the tasks in each stage's rows.
 BASE_MIX = {
@@ -43,6 +25,8 @@ BASE_MIX = {
 }  # fmt: skip
 DIRECT_MIX = {"shapes": 16, "corner": 5, "digits": 8, "words": 8, "located_easy": 13}
 THINKING_MIX = {"chain": 20, "squares": 14, "located_hard": 16}
+
+LEARNING_RATE = 1.5e-3
 
 
 def stage_rows(mix: dict[str, int], count: int, split: str, seed: int, thinking: bool | None = None) -> Dataset:
@@ -61,21 +45,19 @@ def train_base(preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """
     model, processor = build_miniature(seed)
     rows = stage_rows(BASE_MIX, preset.rows, "train", seed, thinking=False)
-    return _train_dense(
-        model, processor, rows, preset, preset.base_steps, 1.5e-3, seed, output_dir, callbacks
-    ), processor
+    return _train_dense(model, processor, rows, preset, preset.base_steps, seed, output_dir, callbacks), processor
 
 
 def train_reasoning_only(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """Control: the dense base trained on written steps alone, as a reasoning model is."""
     rows = stage_rows(THINKING_MIX, preset.rows, "train", seed + 1)
-    return _train_dense(base, processor, rows, preset, preset.stage_steps, 1e-3, seed, output_dir, callbacks)
+    return _train_dense(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
 
 
 def train_dense_mixed(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """Control: the dense base on the rows that the hybrid gets, without branches or router; it chooses its mode."""
     rows = stage_rows(THINKING_MIX | DIRECT_MIX, preset.rows, "train", seed + 1)
-    return _train_dense(base, processor, rows, preset, preset.stage_steps, 1e-3, seed, output_dir, callbacks)
+    return _train_dense(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
 
 
 def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=(), **router_options):
@@ -86,7 +68,7 @@ def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, c
     """
     model = upcycle(base, processor, seed=seed, **router_options)
     rows = stage_rows(THINKING_MIX | DIRECT_MIX, preset.rows, "train", seed + 1)
-    arguments = MetisHomeSFTConfig(**_arguments(preset, preset.stage_steps, 1e-3, seed, output_dir))
+    arguments = MetisHomeSFTConfig(**training_arguments(preset, preset.stage_steps, seed, output_dir))
     trainer = MetisHomeSFTTrainer(
         model, args=arguments, train_dataset=rows, processing_class=processor, callbacks=list(callbacks)
     )
@@ -95,8 +77,8 @@ def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, c
     return model.eval()
 
 
-def _train_dense(model, processor, rows, preset, steps, learning_rate, seed, output_dir, callbacks):
-    arguments = SFTConfig(max_length=None, **_arguments(preset, steps, learning_rate, seed, output_dir))
+def _train_dense(model, processor, rows, preset, steps, seed, output_dir, callbacks):
+    arguments = SFTConfig(max_length=None, **training_arguments(preset, steps, seed, output_dir))
     trainer = SFTTrainer(
         model, args=arguments, train_dataset=rows, processing_class=processor, callbacks=list(callbacks)
     )
@@ -105,12 +87,13 @@ def _train_dense(model, processor, rows, preset, steps, learning_rate, seed, out
     return model.eval()
 
 
-def _arguments(preset: Preset, steps: int, learning_rate: float, seed: int, output_dir: Path) -> dict:
+def training_arguments(preset: Preset, steps: int, seed: int, output_dir: Path) -> dict:
+    """What every stage gives TRL's `SFTConfig` or ours."""
     return {
         "output_dir": str(output_dir),
         "max_steps": steps,
         "per_device_train_batch_size": preset.batch_size,
-        "learning_rate": learning_rate,
+        "learning_rate": LEARNING_RATE,
         "adam_beta2": 0.98,
         "warmup_steps": min(50, steps // 4),
         "lr_scheduler_type": "cosine_with_min_lr",

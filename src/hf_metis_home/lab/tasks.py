@@ -3,8 +3,9 @@ The miniature's tasks, in the row format.
 
 - **easy**, answered at once: `shapes` (easy-vqa's questions), `corner` (the digit at the top left), `digits` (read all
   four), `words` (read four letters).
-- **hard**, where written steps help and a direct answer stays near chance: `chain` (((a . b) . c) . d modulo 10 with
-  the operations given in the question) and `squares` (last digit of the sum of the four squares).
+- **hard**, where written steps help and a direct answer stays near chance: `chain` (((a . b) . c) . d with the
+  operations given in the question: `+` and `*` for the last digit of sum and product, `-` for the difference) and
+  `squares` (last digit of the sum of the four squares).
 - **located**: one question for all images, "what is the result?". Where the digit at the top left is below 5, it is
   that digit (`located_easy`); else the last digit of the sum of squares (`located_hard`). Only the image tells.
 - `caption`, for training the base alone: naming colour and shape gets a small vision tower off the ground.
@@ -26,7 +27,7 @@ LOCATED_TASKS = ("located_easy", "located_hard")
 TASKS = EASY_TASKS + HARD_TASKS + LOCATED_TASKS
 THINKING_TASKS = HARD_TASKS + ("located_hard",)
 
-OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: a * b % 10}
+OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: abs(a - b), "*": lambda a, b: a * b % 10}
 MESSAGE = {"role": Value("string"), "content": Value("string")}
 FEATURES = Features(
     {

@@ -1,0 +1,79 @@
+"""From the answers of one or several runs to `results.json`, and what may be concluded from it."""
+
+import statistics
+from importlib.metadata import version
+
+
+PACKAGES = ("hf-metis-home", "transformers", "trl", "peft", "torch", "datasets")
+METRICS = ("accuracy", "stderr", "thinking_ratio", "mean_tokens")
+
+
+def combine(runs: list[dict], preset: str) -> dict:
+    """
+    `results.json` of a demo.
+
+    Args:
+        runs (`list[dict]`):
+            Per seed: `seed`, `models` (model to task to figures) and `seconds` (stage to seconds).
+        preset (`str`):
+            The demo's preset.
+
+    Returns:
+        `dict`: one run's `models` and `seconds`; of several runs their means, with the standard deviation over seeds as
+        `spread` beside each and the runs themselves under `seeds`. Always `preset`, `seed` (the first), `versions` and
+        `statement`.
+    """
+    first = runs[0]
+    results = {"preset": preset, "seed": first["seed"], "versions": {name: version(name) for name in PACKAGES}}
+    if len(runs) == 1:
+        results |= {"models": first["models"], "seconds": first["seconds"]}
+    else:
+        results["models"] = {
+            model: {task: _mean([run["models"][model][task] for run in runs]) for task in tasks}
+            for model, tasks in first["models"].items()
+        }
+        results["seconds"] = {
+            stage: statistics.mean(run["seconds"][stage] for run in runs) for stage in first["seconds"]
+        }
+        results["seeds"] = runs
+    results["statement"] = statement(results)
+    return results
+
+
+def _mean(cells: list[dict]) -> dict:
+    mean = {metric: statistics.mean(cell[metric] for cell in cells) for metric in METRICS}
+    spread = {metric: statistics.stdev(cell[metric] for cell in cells) for metric in METRICS}
+    return {**mean, "n": sum(cell["n"] for cell in cells), "spread": spread}
+
+
+def statement(results: dict) -> list[str]:
+    """What the figures show and what they do not, in sentences made from the figures."""
+    if results["preset"] == "smoke":
+        return [
+            "This was a smoke run: every stage ran for a few steps to see that all parts are in place. The figures "
+            "mean nothing. For figures, run the preset `small`."
+        ]
+    models = results["models"]
+
+    def share(model: str, task: str, metric: str = "accuracy") -> str:
+        return f"{100 * models[model][task][metric]:.1f} %"
+
+    gap = models["hybrid"]["hard"]["accuracy"] - models["dense_mixed"]["hard"]["accuracy"]
+    easy_gap = models["hybrid"]["easy"]["accuracy"] - models["dense_mixed"]["easy"]["accuracy"]
+    return [
+        f"On the hard tasks the base is right on {share('base', 'hard')} of the questions, the routed hybrid on "
+        f"{share('hybrid', 'hard')}; on the easy tasks {share('base', 'easy')} and {share('hybrid', 'easy')}.",
+        f"Training on written steps alone costs the easy tasks: {share('reasoning_only', 'easy')} are left of "
+        f"{share('base', 'easy')}.",
+        f"The router sends {share('hybrid', 'hard', 'thinking_ratio')} of the hard and "
+        f"{share('hybrid', 'easy', 'thinking_ratio')} of the easy questions to the thinking branch. Where one and the "
+        f"same question is hard or easy by a detail of the image, it sends "
+        f"{share('hybrid', 'located_hard', 'thinking_ratio')} and {share('hybrid', 'located_easy', 'thinking_ratio')}.",
+        "What this does not show: that two branches are needed. The dense control, trained on the same mixed data for "
+        f"the same number of steps and choosing its mode itself, reaches {share('dense_mixed', 'hard')} on hard and "
+        f"{share('dense_mixed', 'easy')} on easy questions (hybrid minus control: {100 * gap:+.1f} and "
+        f"{100 * easy_gap:+.1f} points). Mixed data and choosing a mode explain the gain here. What branches add is "
+        "that one mode can be trained further, or switched off, without touching the other.",
+        "All of it is a model of about a million parameters on small images. It shows that the method's parts work "
+        "together, and says nothing about the size of the effect in a model of useful size.",
+    ]
