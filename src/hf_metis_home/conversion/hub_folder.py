@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..hub_templates import render_model_card
@@ -40,22 +42,35 @@ def save_hub_folder(model, processor, output_dir: str | Path, *, files: dict[str
     Returns:
         `Path`: `output_dir`.
     """
-    output_dir = check_output_dir(output_dir)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    staging = output_dir.parent / f".{output_dir.name}.{os.getpid()}.partial"
     card = {
         "router_layer": model.config.text_config.router_layer,
         "thinking_threshold": model.config.thinking_threshold,
         **card,
     }
-    try:
+    with staged_folder(output_dir) as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
         for name, text in {"README.md": render_model_card(**card), **(files or {})}.items():
             (staging / name).write_text(text, encoding="utf-8")
+    return Path(output_dir)
+
+
+@contextmanager
+def staged_folder(output_dir: str | Path) -> Iterator[Path]:
+    """
+    A new folder beside `output_dir`, moved into its place when the block ends, removed when the block fails.
+
+    Raises:
+        FileExistsError: `output_dir` has content.
+    """
+    output_dir = check_output_dir(output_dir)
+    staging = output_dir.parent / f".{output_dir.name}.{os.getpid()}.partial"
+    staging.mkdir(parents=True)
+    try:
+        yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     if output_dir.is_dir():
         output_dir.rmdir()
-    return Path(shutil.move(staging, output_dir))
+    shutil.move(staging, output_dir)

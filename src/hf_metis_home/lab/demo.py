@@ -53,22 +53,20 @@ def run_demo(preset: str = "small", seed: int = 0, output_dir: str | Path = "run
         ValueError: an unknown preset.
         FileExistsError: `output_dir` has content.
     """
-    from ..conversion.hub_folder import check_output_dir
+    from ..conversion.hub_folder import staged_folder
 
     if preset not in PRESETS:
         raise ValueError(f"`preset` is {preset!r}, but must be one of {list(PRESETS)}.")
-    output_dir = check_output_dir(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     sizes = PRESETS[preset]
-    runs, samples = [], []
-    with tempfile.TemporaryDirectory() as scratch, _Board() as board:
+    with staged_folder(output_dir) as staging, tempfile.TemporaryDirectory() as scratch, _Board() as board:
+        runs = []
         for number in range(sizes.seeds):
-            folder = output_dir if number == 0 else Path(scratch) / f"seed_{number}"
+            folder = staging if number == 0 else Path(scratch) / f"seed_{number}"
             runs.append(_run_seed(sizes, seed + number, folder, Path(scratch), board))
-        samples = _in_process(_samples, output_dir / "hybrid", sizes, seed)
-    results = combine(runs, preset)
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    write_report(results, samples, output_dir / "report.html")
+        samples = _in_process(_samples, staging / "hybrid", seed)
+        results = combine(runs, preset)
+        (staging / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_report(results, samples, staging / "report.html")
     return results
 
 
@@ -130,7 +128,6 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
         model = train(base, processor, sizes, seed, work, [Report()])
     modes = {stage: {}}
     if stage == "hybrid":
-        save_hub_folder(model, processor, folder / "hybrid", stage="sft", notes=[CARD_NOTE])
         modes |= {"hybrid_thinking": {"thinking": True}, "hybrid_non_thinking": {"thinking": False}}
 
     rows = make_dataset(dict.fromkeys(TASKS, sizes.test_rows), "test", seed)
@@ -138,17 +135,22 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
     summaries = {}
     for name, choice in modes.items():
         records = answer_rows(model, processor, rows, max_new_tokens=MAX_NEW_TOKENS, batch_size=200, **choice)
-        summaries[name] = summarise(records, pools)
+        summary = summarise(records, pools)
+        summaries[name] = {task: summary[task] for task in (*TASKS, *pools)}
+    if stage == "hybrid":
+        results = {task: {name: cell[name] for name in CARD_COLUMNS} for task, cell in summaries[stage].items()}
+        save_hub_folder(model, processor, folder / "hybrid", stage="sft", notes=[CARD_NOTE], results=results)
     events.put((stage, seed, 1.0))
     return summaries, time.perf_counter() - started
 
 
+CARD_COLUMNS = ("accuracy", "stderr", "thinking_ratio", "mean_tokens")
 CARD_NOTE = (
     "A miniature of about a million parameters, trained by `metis-home demo`. It is of no use beyond its own tasks."
 )
 
 
-def _samples(folder: Path, sizes: Preset, seed: int) -> list[dict]:
+def _samples(folder: Path, seed: int) -> list[dict]:
     _be_quiet()
     from .samples import answer_samples
     from .tasks import TASKS, make_dataset

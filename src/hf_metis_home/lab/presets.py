@@ -15,8 +15,9 @@ class Preset:
     seeds: int = 1
 
 
+# Twice the batch and half the steps cost the same and learn the hard tasks' arithmetic later: chain .56 instead of .96.
 PRESETS = {
     "smoke": Preset(base_steps=3, stage_steps=3, batch_size=8, rows=48, test_rows=4),
-    "small": Preset(base_steps=700, stage_steps=400, batch_size=64, rows=12_000, test_rows=200),
-    "full": Preset(base_steps=700, stage_steps=400, batch_size=64, rows=12_000, test_rows=200, seeds=3),
+    "small": Preset(base_steps=1300, stage_steps=800, batch_size=32, rows=12_000, test_rows=200),
+    "full": Preset(base_steps=1300, stage_steps=800, batch_size=32, rows=12_000, test_rows=200, seeds=3),
 }

@@ -24,7 +24,7 @@ BASE_MIX = {
     "located_easy": 6, "located_hard": 4,
 }  # fmt: skip
 DIRECT_MIX = {"shapes": 16, "corner": 5, "digits": 8, "words": 8, "located_easy": 13}
-THINKING_MIX = {"chain": 20, "squares": 14, "located_hard": 16}
+THINKING_MIX = {"chain": 24, "squares": 10, "located_hard": 16}
 
 LEARNING_RATE = 1.5e-3
 

@@ -181,7 +181,7 @@ class MetisHomeRouter(nn.Module):
         """
         with torch.autocast(device_type=hidden_states.device.type, enabled=False):
             features = hidden_states.to(self.score.weight.dtype)
-            features = F.layer_norm(features, (self.hidden_size,))  # vision tokens are far larger than text tokens
+            features = self.normalise(features)
             if self.pooling == "mean":
                 pooled = self._mean(features, router_mask)
             elif self.pooling == "modality_mean":
@@ -194,6 +194,10 @@ class MetisHomeRouter(nn.Module):
                 features = features.masked_fill(~router_mask[..., None], 0.0)
                 pooled = torch.einsum("btq,btd->bqd", weights, features).flatten(1)  # [B, QD]
             return self.score(F.silu(self.up_proj(pooled)))
+
+    def normalise(self, features: torch.Tensor) -> torch.Tensor:
+        """Bring every token to mean 0 and variance 1: vision features are far larger than those of text."""
+        return F.layer_norm(features, (self.hidden_size,))
 
     @staticmethod
     def _mean(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -554,7 +558,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
     >>> from transformers import AutoModelForImageTextToText, AutoProcessor
 
     >>> model = AutoModelForImageTextToText.from_pretrained("runs/demo/hybrid", trust_remote_code=True)
-    >>> processor = AutoProcessor.from_pretrained("runs/demo/hybrid")
+    >>> processor = AutoProcessor.from_pretrained("runs/demo/hybrid", trust_remote_code=True)
     >>> content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     >>> messages = [{"role": "user", "content": content}]
     >>> inputs = processor.apply_chat_template(

@@ -1,0 +1,61 @@
+"""The whole thread, for a few steps: what it leaves on disk, and what it refuses before it begins."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_metis_home.lab.demo import run_demo
+from hf_metis_home.lab.presets import PRESETS
+from hf_metis_home.lab.tasks import TASKS
+from tests.trainers.test_checkpoints import COMPLETE
+
+
+MODELS = {"base", "reasoning_only", "dense_mixed", "hybrid", "hybrid_thinking", "hybrid_non_thinking"}
+
+
+def test_smoke(tmp_path):
+    # Half a minute, and not among the slow ones: it is the one test in which all parts meet.
+    command = [sys.executable, "-m", "hf_metis_home.cli", "demo", "--preset", "smoke", "--output_dir", "run"]
+    env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Wrote run: report.html, results.json, hybrid/")
+    assert "Warning" not in done.stderr and "%|" not in done.stdout + done.stderr
+
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {"report.html", "results.json", "hybrid", "base"}
+    results = json.loads((folder / "results.json").read_text())
+    assert results["models"].keys() == MODELS
+    for tasks in results["models"].values():
+        assert tasks.keys() == {*TASKS, "easy", "hard"}
+        for cell in tasks.values():
+            assert cell.keys() == {"accuracy", "stderr", "n", "thinking_ratio", "mean_tokens"}
+        assert (tasks["chain"]["n"], tasks["easy"]["n"], tasks["hard"]["n"]) == (4, 16, 8)
+    assert all(cell["thinking_ratio"] == 1 for cell in results["models"]["hybrid_thinking"].values())
+    assert all(cell["thinking_ratio"] == 0 for cell in results["models"]["hybrid_non_thinking"].values())
+    assert results["seconds"].keys() == {"base", "reasoning_only", "dense_mixed", "hybrid"}
+    assert "mean nothing" in results["statement"][0]
+    assert "mean nothing" in (folder / "report.html").read_text()
+
+    assert COMPLETE <= {path.name for path in (folder / "hybrid").iterdir()}
+    assert "metis-home" in ModelCard.load(folder / "hybrid" / "README.md").data.tags
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (folder / "base").iterdir()}
+
+
+def test_refusals_come_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"`preset` is 'tiny', but must be one of \['smoke', 'small', 'full'\]"):
+        run_demo("tiny", output_dir=tmp_path / "run")
+    (tmp_path / "kept").write_text("")
+    with pytest.raises(FileExistsError, match="`output_dir` is .*exists and is not empty. Choose another folder"):
+        run_demo("smoke", output_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_only_full_takes_several_seeds():
+    assert {name: preset.seeds for name, preset in PRESETS.items()} == {"smoke": 1, "small": 1, "full": 3}
