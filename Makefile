@@ -9,15 +9,17 @@ PYTHON := $(shell for p in python3.11 python3; do \
 	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then echo $$p; break; fi; done)
 
+FLOOR := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+
 PRESET ?= small
 SEED ?= 0
 OUTPUT_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format
+.PHONY: help install demo test test-all test-floor lint format
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install the package with every extra but `flash`
 	@echo "Installed into $(VENV). Next: make demo, or . $(BIN)/activate && metis-home --help"
@@ -41,6 +43,12 @@ test: $(STAMP) ## Run the tests, without the slow ones
 test-all: $(STAMP) ## Run all tests that need no GPU
 	$(BIN)/python -m pytest -n 2 -q -m 'not gpu'
 	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
+
+test-floor: $(STAMP) ## Run the model's tests on the oldest transformers that pyproject.toml allows
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(VENV)/floor \
+		"transformers==$(FLOOR).*"
+	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 -q tests/modeling tests/conversion
+	@echo "All tests passed with transformers $(FLOOR); it is installed in $(VENV)/floor. Next: make test"
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check .
