@@ -10,6 +10,7 @@ IMAGE, VIDEO, VISION_START, VISION_END = 90, 91, 92, 93
 PAD, EOS, TURN_START, ASSISTANT, TURN_END = 0, 1, 5, 6, 7
 HEADER = [TURN_START, ASSISTANT]
 THINKING_OPENING, NON_THINKING_OPENING = [10], [10, 11, 12]
+THINKING_CLOSING = [11, 12]
 PATCH_DIM = 3 * 2 * 14 * 14
 
 
@@ -64,6 +65,7 @@ def tiny_hybrid(seed: int = 0, **text):
         end_of_turn_id=TURN_END,
         thinking_opening_ids=THINKING_OPENING,
         non_thinking_opening_ids=NON_THINKING_OPENING,
+        thinking_closing_ids=THINKING_CLOSING,
         **TOKEN_IDS,
     )
     model = MetisHomeForConditionalGeneration(config).eval()

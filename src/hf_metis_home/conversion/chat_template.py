@@ -8,7 +8,7 @@ what the source model's renders; set, it adds the first tokens that all training
 import json
 import logging
 
-from ..data import opening_text, opening_token_ids
+from ..data import closing_token_ids, opening_text, opening_token_ids
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def prepare_processor(processor, config) -> None:
         processor ([`~transformers.Qwen2_5_VLProcessor`]):
             The source model's processor. A template whose end is not known is kept, with a warning.
         config ([`MetisHomeConfig`]):
-            Gets `assistant_header_ids`, `end_of_turn_id`, `thinking_opening_ids` and `non_thinking_opening_ids`.
+            Gets `assistant_header_ids`, `end_of_turn_id`, `thinking_opening_ids`, `non_thinking_opening_ids` and
+            `thinking_closing_ids`.
     """
     tokenizer = processor.tokenizer
     messages = [{"role": "user", "content": "?"}]
@@ -42,6 +43,7 @@ def prepare_processor(processor, config) -> None:
     config.end_of_turn_id = tokenizer.eos_token_id
     config.thinking_opening_ids = opening_token_ids(tokenizer, thinking=True)
     config.non_thinking_opening_ids = opening_token_ids(tokenizer, thinking=False)
+    config.thinking_closing_ids = closing_token_ids(tokenizer)
 
     template = processor.chat_template
     if template.rstrip().endswith(SOURCE_ENDING):

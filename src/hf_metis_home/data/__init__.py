@@ -1,6 +1,13 @@
 """Rows and the text in them."""
 
-from .completions import Completion, opening_text, opening_token_ids, parse_completion, render_completion
+from .completions import (
+    Completion,
+    closing_token_ids,
+    opening_text,
+    opening_token_ids,
+    parse_completion,
+    render_completion,
+)
 from .rows import TRAINING_COLUMNS, check_columns, check_row
 
 
@@ -9,6 +16,7 @@ __all__ = [
     "Completion",
     "check_columns",
     "check_row",
+    "closing_token_ids",
     "opening_text",
     "opening_token_ids",
     "parse_completion",

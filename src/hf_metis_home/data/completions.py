@@ -118,16 +118,32 @@ def opening_token_ids(tokenizer, thinking: bool) -> list[int]:
     Returns:
         `list[int]`: token ids; those of one mode may begin like those of the other.
     """
-    texts = [render_completion(probe, "7") if thinking else render_completion(None, probe) for probe in PROBES]
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    shared = []
-    for column in zip(*rows, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return shared
+    return _shared_beginning(
+        tokenizer, [render_completion(probe, "7") if thinking else render_completion(None, probe) for probe in PROBES]
+    )
 
 
 def opening_text(tokenizer, thinking: bool) -> str:
     """The text of [`opening_token_ids`]."""
     return tokenizer.decode(opening_token_ids(tokenizer, thinking))
+
+
+def closing_token_ids(tokenizer) -> list[int]:
+    """
+    The tokens that close a thought and open the answer, whatever the answer, after a thought that ends with a digit.
+
+    After other characters the first of them may be joined to the thought (`.</`).
+    """
+    thought = f"{THINK}4"
+    shared = _shared_beginning(tokenizer, [f"{thought}{END_THINK}{ANSWER}{probe}{END_ANSWER}" for probe in PROBES])
+    return shared[len(tokenizer(thought, add_special_tokens=False)["input_ids"]) :]
+
+
+def _shared_beginning(tokenizer, texts: list[str]) -> list[int]:
+    """The tokens that all texts begin with."""
+    shared = []
+    for column in zip(*(tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts), strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return shared

@@ -94,6 +94,9 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
             answered by the thinking branch, without asking the router.
         non_thinking_opening_ids (`list[int]`, *optional*, defaults to `[]`):
             The same for the non-thinking branch.
+        thinking_closing_ids (`list[int]`, *optional*, defaults to `[]`):
+            Tokens that close a thought and open the answer, as far as neither thought nor answer changes them. Written
+            where a thought has used up its budget.
 
     Example:
 
@@ -115,6 +118,7 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
     end_of_turn_id: int | None = None
     thinking_opening_ids: list[int] | tuple[int, ...] = ()
     non_thinking_opening_ids: list[int] | tuple[int, ...] = ()
+    thinking_closing_ids: list[int] | tuple[int, ...] = ()
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

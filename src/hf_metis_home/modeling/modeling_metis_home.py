@@ -2,7 +2,7 @@
 Metis-HOME (arXiv 2510.20519) on transformers' Qwen2.5-VL: from layer `router_layer` on, each decoder layer has two
 feed-forward branches, *thinking* and *non_thinking*, and a router sends each query to one of them for its whole answer.
 
-This file travels to the Hub beside the weights, so it imports nothing but torch, transformers and its configuration.
+This file travels to the Hub beside the weights, so it imports nothing but torch, transformers and its two siblings.
 Attention, vision tower, embeddings, norms, head, positions and caches are the parent's. Restated here, because the
 parent leaves no room for the branch: the decoder layer, and the two forwards through which the decision has to travel.
 Nothing is kept on a module between calls: a decision lives in the arguments of the call it was made for.
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
@@ -33,6 +34,12 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_metis_home import MetisHomeConfig, MetisHomeTextConfig
+from .generation_metis_home import (
+    GenerationDecision,
+    ThinkingBudgetLogitsProcessor,
+    check_budgets,
+    common_prefix,
+)
 
 
 ROUTER_QUERIES = 4  # learned queries of the "attention" pooling
@@ -686,9 +693,12 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
     def generate(
         self,
         inputs: torch.Tensor | None = None,
+        generation_config=None,
+        logits_processor=None,
         *args,
         thinking: bool | list[bool | None] | torch.Tensor | None = None,
         thinking_threshold: float | None = None,
+        max_thinking_tokens: int | list[int | None] | None = None,
         **kwargs,
     ):
         """
@@ -701,6 +711,9 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
                 that ends with a forced opening (`enable_thinking` in the chat template) has decided already.
             thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
                 The dial: thinking where the router's probability is at least this, in [0, 1].
+            max_thinking_tokens (`int`, or `list` of `int` or `None` of length `batch_size`, *optional*):
+                The budget: a thought that reaches so many tokens after its opening is closed, and the answer follows.
+                Of no concern to queries that the non-thinking branch answers.
 
         Returns:
             What the parent returns. With `return_dict_in_generate=True` it also carries, one per returned sequence,
@@ -708,23 +721,49 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             router was not asked).
 
         Raises:
-            ValueError: as in `forward`; a threshold although every row is forced; `thinking` that contradicts the
-                opening of a prompt.
+            ValueError: as in `forward`; a threshold or a budget that cannot have an effect, because `thinking` decides
+                every row; `thinking` that contradicts the opening of a prompt; a budget below 1, or without the token
+                ids of the format in the configuration.
         """
-        decisions: list[tuple[torch.Tensor, torch.Tensor]] = []
+        decision = GenerationDecision(max_thinking_tokens)
+        if max_thinking_tokens is not None:
+            self._check_budget(max_thinking_tokens, thinking)
+            budget = ThinkingBudgetLogitsProcessor(
+                decision, self.config.thinking_opening_ids, self.config.thinking_closing_ids
+            )
+            logits_processor = LogitsProcessorList([*(logits_processor or ()), budget])
         outputs = super().generate(
-            inputs, *args, thinking=thinking, thinking_threshold=thinking_threshold, decisions=decisions, **kwargs
+            inputs,
+            generation_config,
+            logits_processor,
+            *args,
+            thinking=thinking,
+            thinking_threshold=thinking_threshold,
+            decision=decision,
+            **kwargs,
         )
         if isinstance(outputs, ModelOutput):
-            decided, probability = decisions[-1]
-            per_query = outputs.sequences.shape[0] // decided.shape[0]
-            outputs["thinking"] = decided.repeat_interleave(per_query).long()
-            outputs["thinking_probability"] = probability.repeat_interleave(per_query)
+            per_query = outputs.sequences.shape[0] // decision.thinking.shape[0]
+            outputs["thinking"] = decision.thinking.repeat_interleave(per_query).long()
+            outputs["thinking_probability"] = decision.thinking_probability.repeat_interleave(per_query)
         return outputs
 
+    def _check_budget(self, max_thinking_tokens, thinking) -> None:
+        if thinking is False:
+            raise ValueError(
+                f"`max_thinking_tokens={max_thinking_tokens}` has no effect, because `thinking=False` lets no row "
+                "think. Pass one of them."
+            )
+        if not self.config.thinking_opening_ids or not self.config.thinking_closing_ids:
+            raise ValueError(
+                f"`max_thinking_tokens={max_thinking_tokens}` needs to know how a thought is opened and closed, but "
+                "`config.thinking_opening_ids` or `config.thinking_closing_ids` is empty. `metis-home upcycle` writes "
+                "them; `hf_metis_home.conversion.prepare_processor(processor, model.config)` adds them."
+            )
+
     def _validate_model_kwargs(self, model_kwargs: dict):
-        # `decisions` carries the decision out of the parent's `generate`; it never reaches `forward`.
-        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "decisions"})
+        # `decision` carries what is decided out of the parent's `generate`; it never reaches `forward`.
+        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "decision"})
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         if model_kwargs.get("mm_token_type_ids") is None and not inputs_tensor.is_floating_point():
@@ -739,27 +778,22 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         model_kwargs = super()._maybe_prepare_encoder_kwargs_for_generation(
             inputs_tensor, model_kwargs, model_input_name, generation_config
         )
-        decisions = model_kwargs.pop("decisions", [])
+        decision = model_kwargs.pop("decision", None) or GenerationDecision()
         threshold = model_kwargs.pop("thinking_threshold", None)
         inputs = {**model_kwargs, model_input_name: inputs_tensor}
-        thinking, probability = self._decide(inputs, model_kwargs.pop("thinking", None), threshold)
-        decisions.append((thinking, probability))
+        self._decide(decision, inputs, model_kwargs.pop("thinking", None), threshold)
         # As a `bool` where the rows agree: then no step has to look at the device, and one branch is read.
-        share = thinking.float().mean().item()
-        model_kwargs["thinking"] = bool(share) if share in (0.0, 1.0) else thinking
+        share = decision.thinking.float().mean().item()
+        model_kwargs["thinking"] = bool(share) if share in (0.0, 1.0) else decision.thinking
         return model_kwargs
 
-    def _decide(self, inputs: dict, thinking, threshold: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The branch of every query of a `generate` call: the opening of its prompt, else `thinking`, else the router.
-
-        Returns:
-            `torch.BoolTensor` of shape `(batch_size,)`, and the router's probabilities with NaN where it was not asked.
-        """
+    def _decide(self, decision: GenerationDecision, inputs: dict, thinking, threshold: float | None) -> None:
+        """Fill in a decision: the branch that a prompt's opening names, else `thinking`, else the router's."""
         input_ids = inputs.get("input_ids")
         by_ids = input_ids is not None and input_ids.shape[1] > 0
         tensor = input_ids if by_ids else inputs["inputs_embeds"]
         batch_size, device = tensor.shape[0], tensor.device
+        decision.budgets = check_budgets(decision.max_thinking_tokens, batch_size)
         threshold_value = check_threshold(threshold, self.config.thinking_threshold)
         thinking = check_thinking(thinking, batch_size, device)
         if threshold is not None and (
@@ -773,8 +807,11 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             thinking = torch.full((batch_size,), -1 if thinking is None else int(thinking), device=device)
         thinking = thinking.long()
 
+        decision.prefills = [[] for _ in range(batch_size)]
         if by_ids:
-            openings = torch.tensor(self._openings(input_ids, inputs.get("attention_mask")), device=device)
+            decision.prompt_length = input_ids.shape[1]
+            decision.prefills = self._prefills(input_ids, inputs.get("attention_mask"))
+            openings = torch.tensor([self._opened_branch(prefill) for prefill in decision.prefills], device=device)
             clash = (openings >= 0) & (thinking >= 0) & (openings != thinking)
             if clash.any():
                 row = int(clash.nonzero()[0])
@@ -798,33 +835,29 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             routing = self.route(**prompt, thinking_threshold=threshold_value)
             probability = torch.where(undecided, routing.thinking_probability.to(device), probability)
             thinking = torch.where(undecided, routing.thinking.to(device), thinking)
-        return thinking.bool(), probability
+        decision.thinking, decision.thinking_probability = thinking.bool(), probability
 
-    def _openings(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> list[int]:
-        """Per row the branch that the prompt's last tokens have opened: 1, 0, or -1 where they have opened none."""
+    def _prefills(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
+        """Per row the tokens that follow an assistant header whose turn is still open; none where there is none."""
         header, end = list(self.config.assistant_header_ids), self.config.end_of_turn_id
-        opening = {1: list(self.config.thinking_opening_ids), 0: list(self.config.non_thinking_opening_ids)}
-        if not header or not opening[1] or not opening[0]:
-            return [-1] * input_ids.shape[0]
-        longest = len(header) + 2 * max(map(len, opening.values()))
-        found = []
+        if not header:
+            return [[] for _ in input_ids]
+        prefills = []
         for row, ids in enumerate(input_ids):
-            if attention_mask is not None:
-                ids = ids[attention_mask[row].bool()]
-            ids = ids[-longest:].tolist()
+            ids = (ids if attention_mask is None else ids[attention_mask[row].bool()]).tolist()
             start = next((i for i in range(len(ids) - len(header), -1, -1) if ids[i : i + len(header)] == header), None)
             answer = [] if start is None else ids[start + len(header) :]
-            shared = {branch: _common_prefix(answer, tokens) for branch, tokens in opening.items()}
-            if start is None or end in answer or max(shared.values()) < min(map(len, opening.values())):
-                found.append(-1)
-            else:
-                # One opening may begin with the other (`<think` and `<think></think`), so the longer match names it.
-                found.append(int(shared[1] >= shared[0]))
-        return found
+            prefills.append([] if end in answer else answer)
+        return prefills
 
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    def _opened_branch(self, prefill: list[int]) -> int:
+        """The branch whose opening the tokens of an answer begin with: 1, 0, or -1 where they begin with none."""
+        thinking, non_thinking = self.config.thinking_opening_ids, self.config.non_thinking_opening_ids
+        shared = {1: common_prefix(prefill, thinking), 0: common_prefix(prefill, non_thinking)}
+        if not thinking or not non_thinking or max(shared.values()) < min(len(thinking), len(non_thinking)):
+            return -1
+        # One opening may begin with the other (`<think` and `<think></think`), so the longer match names the branch.
+        return int(shared[1] >= shared[0])
 
 
 def _check_prompts(attention_mask: torch.Tensor | None):
