@@ -5,6 +5,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 
 
 BRANCH_KINDS = ("ffn",)
+BRANCHES = ("thinking", "non_thinking")
 ROUTER_POOLINGS = ("mean", "modality_mean", "attention")
 
 # `save_pretrained` adds one model class on its own; both are needed, since `AutoModel` is what serving engines ask for.
@@ -34,6 +35,8 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
             that weigh the tokens. Every token is normalised first.
         router_hidden_size (`int`, *optional*, defaults to 256):
             Width of the router's hidden layer.
+        only_branch (`str`, *optional*):
+            Taken from [`MetisHomeConfig`] when a model is built.
     """
 
     model_type = "metis_home_text"
@@ -54,6 +57,7 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
     router_layer: int = 1
     router_pooling: str = "modality_mean"
     router_hidden_size: int = 256
+    only_branch: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -84,6 +88,10 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
     Args:
         thinking_threshold (`float`, *optional*, defaults to 0.5):
             A query goes to the thinking branch where the router's probability is at least this, in [0, 1].
+        only_branch (`str`, *optional*):
+            `"thinking"` or `"non_thinking"`: build, and load, that branch alone, in the memory of the dense model, as
+            in `from_pretrained(folder, only_branch="thinking")`. It then answers every query; the router can still be
+            asked with `route()`. None: both.
         assistant_header_ids (`list[int]`, *optional*, defaults to `[]`):
             Tokens that open an assistant turn. What follows an assistant header that is still open (a prefill, a
             forced opening) is not read by the router, nor is the header.
@@ -114,6 +122,7 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
     sub_configs_defaults = sub_configs
 
     thinking_threshold: float = 0.5
+    only_branch: str | None = None
     assistant_header_ids: list[int] | tuple[int, ...] = ()
     end_of_turn_id: int | None = None
     thinking_opening_ids: list[int] | tuple[int, ...] = ()
@@ -129,6 +138,17 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
             raise ValueError(
                 f"`thinking_threshold` is {threshold!r}, but is compared with a probability and must be in [0, 1]."
             )
+        check_only_branch(self.only_branch)
+
+
+def check_only_branch(only_branch: str | None) -> str | None:
+    """`only_branch`, if it is known. `from_pretrained` sets fields after the configuration's own checks."""
+    if only_branch not in (None, *BRANCHES):
+        raise ValueError(
+            f"`only_branch` is {only_branch!r}, but must be 'thinking' or 'non_thinking', to load that branch alone, "
+            "or None for both."
+        )
+    return only_branch
 
 
 MetisHomeConfig.register_for_auto_class()

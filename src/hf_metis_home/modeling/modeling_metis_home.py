@@ -33,7 +33,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_metis_home import MetisHomeConfig, MetisHomeTextConfig
+from .configuration_metis_home import BRANCHES, MetisHomeConfig, MetisHomeTextConfig, check_only_branch
 from .generation_metis_home import (
     GenerationDecision,
     ThinkingBudgetLogitsProcessor,
@@ -214,12 +214,12 @@ class MetisHomeRouter(nn.Module):
 
 
 class MetisHomeBranches(nn.Module):
-    """The two feed-forward branches of a decoder layer, each a plain `Qwen2MLP`."""
+    """The two feed-forward branches of a decoder layer, each a plain `Qwen2MLP`; one where `only_branch` names it."""
 
     def __init__(self, config: MetisHomeTextConfig):
         super().__init__()
-        self.thinking = Qwen2MLP(config)
-        self.non_thinking = Qwen2MLP(config)
+        for branch in BRANCHES if config.only_branch is None else (config.only_branch,):
+            setattr(self, branch, Qwen2MLP(config))
 
     def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
         """
@@ -284,6 +284,11 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         for layer_idx in range(config.router_layer, config.num_hidden_layers):
             self.layers[layer_idx] = MetisHomeDecoderLayer(config, layer_idx)
         self.router = MetisHomeRouter(config)
+        if config.only_branch is not None:
+            # The checkpoint holds both.
+            self._keys_to_ignore_on_load_unexpected = {
+                rf"\.mlp\.{branch}\." for branch in BRANCHES if branch != config.only_branch
+            }
         self.post_init()
 
     @merge_with_config_defaults
@@ -358,7 +363,10 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
                     router_logits = self.router(hidden_states, router_mask, vision_mask)  # [B, 2]
                 if route_only:
                     return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, router_logits=router_logits)
-                branch = self._branch(thinking, router_logits, thinking_threshold, hidden_states)
+                if self.config.only_branch is not None:
+                    branch = thinking  # a `bool`, the one that is loaded
+                else:
+                    branch = self._branch(thinking, router_logits, thinking_threshold, hidden_states)
             hidden_states = layer(
                 hidden_states,
                 **({} if branch is None else {"branch": branch}),
@@ -409,6 +417,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
 
     def __init__(self, config: MetisHomeConfig):
         super(Qwen2_5_VLModel, self).__init__(config)  # not the parent's, which would build a dense language model
+        config.text_config.only_branch = check_only_branch(config.only_branch)
         self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
         self.language_model = MetisHomeTextModel._from_config(config.text_config)
         self.rope_deltas = None
@@ -442,7 +451,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         `route_only=True` stops after the router and leaves no trace: neither a cache nor the parent's `rope_deltas`.
         """
         inputs = input_ids if input_ids is not None else inputs_embeds
-        thinking = check_thinking(thinking, inputs.shape[0], inputs.device)
+        thinking = self.only_loaded_branch(check_thinking(thinking, inputs.shape[0], inputs.device))
         thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
         undecided = thinking is None or (isinstance(thinking, torch.Tensor) and thinking.dtype != torch.bool)
         if undecided and not route_only:
@@ -495,6 +504,20 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             route_only=route_only,
             **kwargs,
         )
+
+    def only_loaded_branch(self, thinking: bool | torch.Tensor | None) -> bool | torch.Tensor | None:
+        """What `check_thinking` gave; where a single branch is loaded that branch, and an error for the other."""
+        only = self.config.only_branch
+        if only is None:
+            return thinking
+        loaded = only == "thinking"
+        others = [thinking] if isinstance(thinking, bool) else [] if thinking is None else thinking.tolist()
+        if any(value >= 0 and bool(value) != loaded for value in others):
+            raise ValueError(
+                f"`thinking` asks for the {'non-thinking' if loaded else 'thinking'} branch, but the model was loaded "
+                f"with `only_branch={only!r}`. Load it with both branches (`only_branch=None`)."
+            )
+        return loaded
 
     def token_types(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """
@@ -795,7 +818,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         batch_size, device = tensor.shape[0], tensor.device
         decision.budgets = check_budgets(decision.max_thinking_tokens, batch_size)
         threshold_value = check_threshold(threshold, self.config.thinking_threshold)
-        thinking = check_thinking(thinking, batch_size, device)
+        thinking = self.model.only_loaded_branch(check_thinking(thinking, batch_size, device))
         if threshold is not None and (
             isinstance(thinking, bool) or (thinking is not None and thinking.dtype == torch.bool)
         ):

@@ -1,0 +1,79 @@
+"""One branch can be loaded alone: the dense model's memory and answers, and no way to the other by mistake."""
+
+import pytest
+import torch
+
+from hf_metis_home.modeling import MetisHomeForConditionalGeneration
+
+from .test_remote_code import run_isolated
+from .tiny import batch, branch_twin, prompt_ids, tiny_hybrid
+
+
+PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0)]
+BRANCHES = ("thinking", "non_thinking")
+
+
+@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"])
+def hybrid(request):
+    return tiny_hybrid(router_layer=request.param)
+
+
+@pytest.fixture
+def folder(hybrid, tmp_path):
+    hybrid.save_pretrained(tmp_path / "hybrid")
+    return tmp_path / "hybrid"
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_is_the_dense_model_and_a_router(hybrid, folder, branch):
+    model, info = MetisHomeForConditionalGeneration.from_pretrained(
+        folder, only_branch=branch, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    twin, inputs = branch_twin(hybrid, branch), batch(PROMPTS)
+    router = sum(parameter.numel() for parameter in hybrid.model.language_model.router.parameters())
+    assert model.num_parameters() == twin.num_parameters() + router
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, twin(**inputs).logits)
+    options = {"max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(model.generate(**inputs, **options), twin.generate(**inputs, **options))
+    assert torch.equal(model.route(**inputs).logits, hybrid.route(**inputs).logits)
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_the_other_branch_is_refused(folder, branch):
+    model = MetisHomeForConditionalGeneration.from_pretrained(folder, only_branch=branch)
+    here, inputs = branch == "thinking", batch(PROMPTS)
+    output = model.generate(**inputs, thinking=[here, None, here], max_new_tokens=2, return_dict_in_generate=True)
+    assert output.thinking.tolist() == [int(here)] * 3 and output.thinking_probability.isnan().all()
+    message = rf"`thinking` asks for the .* branch, but the model was loaded with `only_branch='{branch}'`"
+    for thinking in (not here, [here, None, not here], torch.tensor([here, here, not here])):
+        for call in (model.generate, torch.no_grad()(model)):
+            with pytest.raises(ValueError, match=message):
+                call(**inputs, thinking=thinking)
+
+
+def test_trains_and_saves_as_what_it_is(folder, tmp_path):
+    model = MetisHomeForConditionalGeneration.from_pretrained(folder, only_branch="thinking")
+    inputs = batch(PROMPTS)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.any()
+        for name, parameter in model.named_parameters()
+        if ".mlp.thinking." in name
+    )
+    model.zero_grad()
+    model.save_pretrained(tmp_path / "one")
+    again = MetisHomeForConditionalGeneration.from_pretrained(tmp_path / "one")
+    assert again.config.only_branch == "thinking" and again.num_parameters() == model.num_parameters()
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        assert torch.equal(again(**inputs).logits, expected)
+    _, found = run_isolated(tmp_path / "one", tmp_path / "two", inputs, tmp_path)
+    assert torch.equal(found["logits"], expected)
+
+
+def test_unknown_branch(folder):
+    for load in (MetisHomeForConditionalGeneration.from_pretrained, MetisHomeForConditionalGeneration.config_class):
+        with pytest.raises(ValueError, match="`only_branch` is 'fast', but must be 'thinking' or 'non_thinking'"):
+            load(folder, only_branch="fast") if load.__name__ == "from_pretrained" else load(only_branch="fast")
