@@ -748,6 +748,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
                 every row; `thinking` that contradicts the opening of a prompt; a budget below 1, or without the token
                 ids of the format in the configuration.
         """
+        _check_prompts(kwargs.get("attention_mask"))
         decision = GenerationDecision(max_thinking_tokens)
         if max_thinking_tokens is not None:
             self._check_budget(max_thinking_tokens, thinking)
@@ -850,7 +851,6 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         undecided = thinking < 0
         if undecided.any():
             MetisHomeModel._check_routable(inputs.get("past_key_values"), None)
-            _check_prompts(inputs.get("attention_mask"))
             skipped = ("past_key_values", "use_cache", "labels", "prompt_mask", "logits_to_keep")
             prompt = {name: value for name, value in inputs.items() if name not in skipped}
             if not by_ids:
@@ -884,9 +884,16 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
 
 
 def _check_prompts(attention_mask: torch.Tensor | None):
-    if attention_mask is not None and not attention_mask.bool().any(dim=-1).all():
+    if (
+        isinstance(attention_mask, torch.Tensor)
+        and attention_mask.ndim == 2
+        and not attention_mask.bool().any(dim=-1).all()
+    ):
         row = int((~attention_mask.bool().any(dim=-1)).nonzero()[0])
-        raise ValueError(f"`attention_mask` is all zero in row {row}: a prompt without a token cannot be routed.")
+        raise ValueError(
+            f"`attention_mask` is all zero in row {row}: a prompt without a token cannot be routed or answered. Drop "
+            "the row."
+        )
 
 
 MetisHomeModel.register_for_auto_class("AutoModel")
