@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 
@@ -77,3 +78,15 @@ def test_unknown_branch(folder):
     for load in (MetisHomeForConditionalGeneration.from_pretrained, MetisHomeForConditionalGeneration.config_class):
         with pytest.raises(ValueError, match="`only_branch` is 'fast', but must be 'thinking' or 'non_thinking'"):
             load(folder, only_branch="fast") if load.__name__ == "from_pretrained" else load(only_branch="fast")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_continuous_batching_works_where_no_row_has_a_choice(folder, branch):
+    model = MetisHomeForConditionalGeneration.from_pretrained(folder, only_branch=branch)
+    prompts = [prompt_ids(seed, length=length, images=0) for seed, length in ((2, 11), (3, 5))]
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    found = model.generate_batch(prompts, GenerationConfig(**options), progress_bar=False)
+    for prompt, (_, result) in zip(prompts, sorted(found.items()), strict=True):
+        alone = model.generate(**batch([prompt]), **options)
+        assert result.generated_tokens == alone[0, len(prompt) :].tolist()

@@ -770,7 +770,28 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             per_query = outputs.sequences.shape[0] // decision.thinking.shape[0]
             outputs["thinking"] = decision.thinking.repeat_interleave(per_query).long()
             outputs["thinking_probability"] = decision.thinking_probability.repeat_interleave(per_query)
+            if (cache := outputs.get("past_key_values")) is not None:
+                cache.thinking = decision.thinking  # read where this model assists another
         return outputs
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Only with one branch loaded. Every way into continuous batching (`generate_batch`, ...) comes through here."""
+        if self.config.only_branch is None:
+            raise ValueError(
+                "Continuous batching (`generate_batch`, `init_continuous_batching`, `cache_implementation='paged'`) "
+                "packs many queries into one row, but the branch is chosen per row: one branch per row cannot be right "
+                "for all of them. Fix the branch (`from_pretrained(..., only_branch='thinking')`), or call `generate` "
+                "with a padded batch."
+            )
+        return super().init_continuous_batching(*args, **kwargs)
+
+    def _get_candidate_generator(self, *args, model_kwargs: dict, assistant_model=None, **kwargs):
+        # The parent hands every keyword to the assistant, and a dense one knows no branch.
+        if assistant_model is not None and assistant_model.config.model_type != self.config.model_type:
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name != "thinking"}
+        return super()._get_candidate_generator(
+            *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
+        )
 
     def _check_budget(self, max_thinking_tokens, thinking) -> None:
         if thinking is False:
@@ -805,13 +826,20 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         decision = model_kwargs.pop("decision", None) or GenerationDecision()
         threshold = model_kwargs.pop("thinking_threshold", None)
         inputs = {**model_kwargs, model_input_name: inputs_tensor}
-        self._decide(decision, inputs, model_kwargs.pop("thinking", None), threshold)
+        thinking, is_assistant = model_kwargs.pop("thinking", None), bool(generation_config.is_assistant)
+        if is_assistant and thinking is None:
+            # An assistant is called again and again for one answer. A dense target cannot hand the branch on, so it
+            # travels with the assistant's cache.
+            thinking = getattr(model_kwargs.get("past_key_values"), "thinking", None)
+        self._decide(decision, inputs, thinking, threshold, is_assistant)
         # As a `bool` where the rows agree: then no step has to look at the device, and one branch is read.
         share = decision.thinking.float().mean().item()
         model_kwargs["thinking"] = bool(share) if share in (0.0, 1.0) else decision.thinking
         return model_kwargs
 
-    def _decide(self, decision: GenerationDecision, inputs: dict, thinking, threshold: float | None) -> None:
+    def _decide(
+        self, decision: GenerationDecision, inputs: dict, thinking, threshold: float | None, is_assistant: bool
+    ) -> None:
         """Fill in a decision: the branch that a prompt's opening names, else `thinking`, else the router's."""
         input_ids = inputs.get("input_ids")
         by_ids = input_ids is not None and input_ids.shape[1] > 0
@@ -837,7 +865,8 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             decision.prefills = self._prefills(input_ids, inputs.get("attention_mask"))
             openings = torch.tensor([self._opened_branch(prefill) for prefill in decision.prefills], device=device)
             clash = (openings >= 0) & (thinking >= 0) & (openings != thinking)
-            if clash.any():
+            # The answer so far is part of an assistant's prompt; what it begins with is not the user's choice.
+            if clash.any() and not is_assistant:
                 row = int(clash.nonzero()[0])
                 forced, opened = ("thinking", "non-thinking") if thinking[row] else ("non-thinking", "thinking")
                 raise ValueError(
@@ -845,7 +874,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
                     f"opening of the {opened} branch. Leave `thinking` out, or render the prompt without "
                     "`enable_thinking`."
                 )
-            thinking = torch.where(openings >= 0, openings, thinking)
+            thinking = torch.where(thinking < 0, openings, thinking)
 
         probability = torch.full((batch_size,), float("nan"), device=device)
         undecided = thinking < 0

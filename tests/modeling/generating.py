@@ -1,0 +1,34 @@
+"""Prompts, a hybrid with the dense models of its branches, and answers to compare, for tests of `generate`."""
+
+from .tiny import EOS, IMAGE, PAD, VIDEO, VISION_END, VISION_START, batch, branch_twin, prompt_ids, tiny_hybrid
+
+
+PROMPTS = [prompt_ids(4), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
+THINKING = [True, False, False, True]
+NEW = 10
+
+
+def hybrid_and_twins(router_layer: int):
+    hybrid = tiny_hybrid(router_layer=router_layer)
+    return hybrid, {True: branch_twin(hybrid, "thinking"), False: branch_twin(hybrid, "non_thinking")}
+
+
+def generate(model, inputs, **kwargs):
+    # Without the vision tokens, which only a processor may place.
+    banned = [IMAGE, VIDEO, VISION_START, VISION_END]
+    return model.generate(**inputs, **{"do_sample": False, "max_new_tokens": NEW, "suppress_tokens": banned, **kwargs})
+
+
+def answers(model, inputs, **kwargs) -> list[list[int]]:
+    return generate(model, inputs, **kwargs)[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def single(row: int):
+    return batch([PROMPTS[row]], seeds=[row])
+
+
+def assert_same(found: list[int], expected: list[int]):
+    """An answer in a batch, where padding follows until the longest is complete, and the same answer alone."""
+    padding = set(found[len(expected) :])
+    # Beam search pads with the end of sequence where the padding token is 0.
+    assert found[: len(expected)] == expected and padding <= ({PAD, EOS} if expected[-1] == EOS else {PAD})

@@ -1,0 +1,168 @@
+"""Under every generation feature, each row of a mixed batch gets what the dense model of its branch gives it alone."""
+
+import copy
+
+import pytest
+import torch
+
+from .generating import NEW, PROMPTS, THINKING, answers, assert_same, generate, hybrid_and_twins, single
+from .tiny import PAD, TURN_END, batch, prompt_ids
+
+
+class Alternate:
+    """A logits processor that allows even tokens at even positions of the answer, odd ones at odd positions."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def __call__(self, input_ids, scores):
+        wrong = torch.arange(scores.shape[1]) % 2 != (input_ids.shape[1] - self.width) % 2
+        return scores.masked_fill(wrong, -1e9)
+
+
+def multiple_of_five(input_ids, scores):
+    return input_ids[:, -1] % 5 == 0
+
+
+STRATEGIES = {
+    "dynamic_cache": lambda width: {"cache_implementation": "dynamic"},
+    "static_cache": lambda width: {"cache_implementation": "static"},
+    "static_cache_beams": lambda width: {"cache_implementation": "static", "num_beams": 2},
+    "chunked_prefill": lambda width: {"prefill_chunk_size": 3},
+    "chunked_prefill_static_cache": lambda width: {"prefill_chunk_size": 3, "cache_implementation": "static"},
+    "chunked_prefill_beams": lambda width: {"prefill_chunk_size": 4, "num_beams": 2},
+    "logits_processor": lambda width: {"logits_processor": [Alternate(width)]},
+    "logits_processor_beams": lambda width: {"logits_processor": [Alternate(width)], "num_beams": 3},
+    "stopping_criteria": lambda width: {"stopping_criteria": [multiple_of_five]},
+    "repetition": lambda width: {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+    "allowed_tokens": lambda width: {"prefix_allowed_tokens_fn": lambda row, ids: list(range(1, 80, 3))},
+}
+OFFLOADED = {name: {"cache_implementation": name} for name in ("offloaded", "offloaded_static")}
+
+
+@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"], scope="module")
+def models(request):
+    return hybrid_and_twins(request.param)
+
+
+def test_branches_answer_differently(models):
+    twins = models[1]
+    for row in range(len(PROMPTS)):
+        assert answers(twins[True], single(row))[0][:2] != answers(twins[False], single(row))[0][:2]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_mixed_batch_equals_dense_rows(models, strategy):
+    hybrid, twins = models
+    inputs = batch(PROMPTS)
+    found = answers(hybrid, inputs, thinking=THINKING, **STRATEGIES[strategy](inputs["input_ids"].shape[1]))
+    for row, flag in enumerate(THINKING):
+        kwargs = STRATEGIES[strategy](len(PROMPTS[row]))
+        assert_same(found[row], answers(twins[flag], single(row), **kwargs)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="an offloaded cache moves between a GPU and the CPU")
+@pytest.mark.parametrize("strategy", OFFLOADED)
+def test_offloaded_cache_equals_dense_rows(models, strategy):
+    hybrid, twins = copy.deepcopy(models)
+    found = answers(hybrid.cuda(), on_gpu(batch(PROMPTS)), thinking=THINKING, **OFFLOADED[strategy])
+    for row, flag in enumerate(THINKING):
+        assert_same(found[row], answers(twins[flag].cuda(), on_gpu(single(row)), **OFFLOADED[strategy])[0])
+
+
+def on_gpu(inputs):
+    return {name: tensor.cuda() for name, tensor in inputs.items()}
+
+
+class Recorder:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.pieces, self.ended = [], 0
+
+    def put(self, tokens):
+        self.pieces.append(tokens.clone())
+
+    def end(self):
+        self.ended += 1
+
+
+def test_streamer_gets_every_token_of_every_row(models):
+    hybrid, twins = models
+    inputs, streamer = batch(PROMPTS), Recorder()
+    found = generate(hybrid, inputs, thinking=THINKING, streamer=streamer)
+    assert streamer.ended == 1 and torch.equal(streamer.pieces[0], inputs["input_ids"])
+    assert torch.equal(torch.cat([streamer.pieces[0], torch.stack(streamer.pieces[1:], dim=1)], dim=1), found)
+    for row, flag in enumerate(THINKING):
+        alone = Recorder()
+        generate(twins[flag], single(row), streamer=alone)
+        assert_same([piece[row].item() for piece in streamer.pieces[1:]], torch.cat(alone.pieces[1:]).tolist())
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_beams": 2}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_sampling_equals_dense_rows(models, kwargs):
+    # Rows of one call share a random stream, so a row is compared with the same row of its dense model's batch.
+    hybrid, twins = models
+    kwargs = {"do_sample": True, "min_new_tokens": NEW, "top_k": 20, "temperature": 0.8, **kwargs}
+
+    def sample(model, **thinking):
+        torch.manual_seed(0)
+        return generate(model, batch(PROMPTS), **kwargs, **thinking)
+
+    mixed, dense = sample(hybrid, thinking=THINKING), {flag: sample(twin) for flag, twin in twins.items()}
+    count = kwargs.get("num_return_sequences", 1)
+    for row, flag in enumerate(THINKING):
+        rows = slice(row * count, (row + 1) * count)
+        assert torch.equal(mixed[rows], dense[flag][rows]) and not torch.equal(mixed[rows], dense[not flag][rows])
+
+
+def test_scores_and_hidden_states_equal_dense_rows(models):
+    hybrid, twins = models
+    wanted = dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits", "output_hidden_states"), True)
+    found = generate(hybrid, batch(PROMPTS), thinking=THINKING, **wanted)
+    for row, flag in enumerate(THINKING):
+        alone = generate(twins[flag], single(row), **wanted)
+        for step in range(len(alone.scores)):
+            for name in ("scores", "logits"):
+                torch.testing.assert_close(found[name][step][row], alone[name][step][0], rtol=0, atol=1e-4)
+            layers = zip(found.hidden_states[step], alone.hidden_states[step], strict=True)
+            for mixed_layer, alone_layer in layers:
+                torch.testing.assert_close(mixed_layer[row, -1], alone_layer[0, -1], rtol=0, atol=1e-4)
+
+
+def test_second_turn_is_routed_afresh(models):
+    hybrid, twins = models
+    first = answers(hybrid, batch(PROMPTS))
+    talks = []
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, first, strict=True)):
+        answer = [token for token in answer if token != PAD]
+        talks.append(prompt + answer + [TURN_END] + prompt_ids(20 + row, images=0))
+    before, after = (hybrid.route(**batch(rows)).thinking_probability for rows in (PROMPTS, talks))
+    changed = (before - after).abs().argmax()
+    threshold = ((before[changed] + after[changed]) / 2).item()
+
+    found = generate(hybrid, batch(talks), thinking_threshold=threshold, return_dict_in_generate=True)
+    assert found.thinking.tolist() == (after >= threshold).long().tolist()
+    assert found.thinking[changed] != (before[changed] >= threshold)
+    for row, talk in enumerate(talks):
+        expected = answers(twins[bool(found.thinking[row])], batch([talk], seeds=[row]))[0]
+        assert_same(found.sequences[row, max(map(len, talks)) :].tolist(), expected)
+
+
+@pytest.mark.parametrize("entry", ["generate_batch", "init", "context_manager", "paged"])
+def test_continuous_batching_is_refused(models, entry):
+    # It packs queries into one row, so one query's route would be every query's.
+    hybrid = models[0]
+    implementation = hybrid.config._attn_implementation
+    with pytest.raises(ValueError, match="one branch per row"):
+        if entry == "generate_batch":
+            hybrid.generate_batch([PROMPTS[2]], max_new_tokens=2)
+        elif entry == "init":
+            hybrid.init_continuous_batching()
+        elif entry == "context_manager":
+            with hybrid.continuous_batching_context_manager():
+                pass
+        else:
+            hybrid.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=2, cache_implementation="paged")
+    assert hybrid.config._attn_implementation == implementation
