@@ -16,7 +16,7 @@ SEED ?= 0
 OUTPUT_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-floor lint format
+.PHONY: help install demo test test-all test-floor test-gpu lint format
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test-floor: $(STAMP) ## Run the model's tests on the oldest transformers that py
 		"transformers==$(FLOOR).*"
 	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 -q tests/modeling tests/conversion
 	@echo "All tests passed with transformers $(FLOOR); it is installed in $(VENV)/floor. Next: make test"
+
+test-gpu: $(STAMP) ## Run the tests that need CUDA
+	$(BIN)/python -m pytest -q -m gpu
+	@echo "Next: make test-all for the rest"
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check .

@@ -775,7 +775,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         return outputs
 
     def init_continuous_batching(self, *args, **kwargs):
-        """Only with one branch loaded. Every way into continuous batching (`generate_batch`, ...) comes through here."""
+        """Only with one branch loaded. Every way into continuous batching comes through here."""
         if self.config.only_branch is None:
             raise ValueError(
                 "Continuous batching (`generate_batch`, `init_continuous_batching`, `cache_implementation='paged'`) "
