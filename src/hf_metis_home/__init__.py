@@ -16,6 +16,7 @@ _EXPORTS = {
     "MetisHomeModel": "modeling",
     "MetisHomeSFTConfig": "trainers",
     "MetisHomeSFTTrainer": "trainers",
+    "branch_target_modules": "conversion",
     "parse_completion": "data",
     "render_completion": "data",
     "upcycle": "conversion",

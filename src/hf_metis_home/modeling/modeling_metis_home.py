@@ -30,7 +30,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_metis_home import BRANCHES, MetisHomeConfig, MetisHomeTextConfig, check_only_branch
@@ -186,7 +186,7 @@ class MetisHomeRouter(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 2)`: scores, column 1 = thinking.
         """
-        with torch.autocast(device_type=hidden_states.device.type, enabled=False):
+        with maybe_autocast(device_type=hidden_states.device.type, enabled=False):
             features = hidden_states.to(self.score.weight.dtype)
             features = self.normalise(features)
             if self.pooling == "mean":
@@ -263,6 +263,8 @@ class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
     _no_split_modules = ["MetisHomeDecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
     # A route is a threshold on a probability: rounding it to bf16 would move decisions.
     _keep_in_fp32_modules_strict = ["router"]
+    # What quantisers skip, who match names from their start: from each of the three models that hold a router.
+    _keep_in_fp32_modules = ["model.language_model.router", "language_model.router", "router"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -1,4 +1,4 @@
-"""Which modules of a two-branch model a LoRA adapter is put on. Needs nothing but PEFT, and not even that to import."""
+"""Which modules of a two-branch model a LoRA adapter is put on."""
 
 from typing import Literal
 
@@ -32,7 +32,7 @@ def branch_target_modules(branch: Literal["thinking", "non_thinking", "both"], a
     ```python
     >>> from peft import LoraConfig
 
-    >>> from hf_metis_home.trainers.adapters import branch_target_modules
+    >>> from hf_metis_home import branch_target_modules
 
     >>> print(branch_target_modules("thinking"))
     (.*\.)?layers\.\d+\.(mlp\.thinking\.(gate|up|down)_proj)
@@ -45,6 +45,3 @@ def branch_target_modules(branch: Literal["thinking", "non_thinking", "both"], a
     if attention:
         modules.append(r"self_attn\.[qkvo]_proj")
     return rf"(.*\.)?layers\.\d+\.({'|'.join(modules)})"
-
-
-__all__ = ["branch_target_modules"]

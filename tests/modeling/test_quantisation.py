@@ -1,0 +1,123 @@
+"""Quantised weights leave the router alone, and with it the route of every query that is not close to the threshold."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, TorchAoConfig
+
+from hf_metis_home.modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
+
+from .tiny import TOKEN_IDS, VISION_CONFIG, batch, prompt_ids, text_config
+
+
+PROMPTS = [prompt_ids(seed, length=5 + seed % 4, images=seed % 3) for seed in range(12)]
+MARGIN = 0.1  # distance of a probability from the threshold beyond which a route has to survive
+
+
+def torchao_int8(skip=None):
+    pytest.importorskip("torchao", reason="torchao is no dependency")
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=skip)
+
+
+def bitsandbytes_int8(skip=None):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is no dependency")
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+
+
+def bitsandbytes_nf4(skip=None):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is no dependency")
+    # The vision tower of the tiny model is too narrow for these kernels.
+    skip = ["lm_head", "model.visual", "visual"] if skip is None else skip
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skip,
+    )
+
+
+METHODS = [torchao_int8, bitsandbytes_int8, bitsandbytes_nf4]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    # The 4-bit kernels of a CPU want multiples of 64.
+    text = text_config(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=4)
+    vision = {**VISION_CONFIG, "out_hidden_size": text["hidden_size"]}
+    config = MetisHomeConfig(text_config={**text, "router_hidden_size": 8}, vision_config=vision, **TOKEN_IDS)
+    model = MetisHomeForConditionalGeneration(config).eval()
+    for layer in (model.model.language_model.router.up_proj, model.model.language_model.router.score):
+        nn.init.normal_(layer.weight, std=0.5)  # an opinion, which the score starts without
+    model.save_pretrained(tmp_path / "saved")
+    return model, tmp_path / "saved"
+
+
+def is_quantised(linear: nn.Linear) -> bool:
+    return type(linear.weight) is not nn.Parameter
+
+
+def linears(model) -> dict[str, nn.Linear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+@pytest.mark.parametrize("skip", [None, ["lm_head", "visual", "model.visual"]], ids=["default", "own"])
+@pytest.mark.parametrize("cls", [MetisHomeForConditionalGeneration, MetisHomeModel])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_router_is_skipped_and_the_branches_are_not(saved, method, cls, skip):
+    model, folder = saved
+    config = method(skip)
+    found = linears(cls.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=config, device_map="cpu"))
+    router = {name: module for name, module in found.items() if "router." in name}
+    assert len(router) == 2
+    for name, module in router.items():
+        assert not is_quantised(module) and module.weight.dtype == torch.float32, name
+        original = model.get_submodule(name if name.startswith("model.") else f"model.{name}")
+        assert type(module) is type(original) and torch.equal(module.weight, original.weight), name
+    branches = {name: is_quantised(module) for name, module in found.items() if ".mlp." in name and ".layers." in name}
+    assert len(branches) == 3 * (1 + 2 * 2) and all(branches.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_routes_survive_and_answers_come(saved, method):
+    model, folder = saved
+    loaded = MetisHomeForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=method(), device_map="cpu"
+    )
+    inputs = batch(PROMPTS)
+    expected = model.route(**inputs)
+    # A tiny router's probabilities lie on one side; half of the queries are on either side of their median.
+    threshold = expected.thinking_probability.median().item()
+    clear = (expected.thinking_probability - threshold).abs() > MARGIN
+    found = loaded.route(**inputs, thinking_threshold=threshold)
+    wanted = expected.thinking_probability >= threshold
+    assert wanted[clear].any() and not wanted[clear].all()
+    assert torch.equal(found.thinking.bool()[clear], wanted[clear])
+    assert found.logits.dtype == torch.float32 and not torch.equal(found.logits, expected.logits)
+
+    width = inputs["input_ids"].shape[1]
+    for choice in ({"thinking": True}, {"thinking": False}, {"thinking_threshold": threshold}):
+        with torch.no_grad():
+            ours, theirs = loaded(**inputs, **choice), model(**inputs, **choice)
+        agreement = torch.cosine_similarity(ours.logits[:, -1].float(), theirs.logits[:, -1], dim=-1)
+        assert agreement[clear].min() > 0.7  # the two branches agree by 0.4 on average
+        answer = loaded.generate(**inputs, **choice, max_new_tokens=4, return_dict_in_generate=True)
+        assert answer.sequences.shape[1] > width
+        forced = choice.get("thinking")
+        assert torch.equal(answer.thinking, found.thinking if forced is None else torch.full((12,), int(forced)))
+
+
+def test_saves_and_loads_quantised(saved, tmp_path):
+    quantised = MetisHomeForConditionalGeneration.from_pretrained(
+        saved[1], dtype=torch.bfloat16, quantization_config=torchao_int8()
+    )
+    quantised.save_pretrained(tmp_path / "quantised")
+    loaded = MetisHomeForConditionalGeneration.from_pretrained(tmp_path / "quantised")
+    kinds = [{name: is_quantised(module) for name, module in linears(model).items()} for model in (quantised, loaded)]
+    assert kinds[0] == kinds[1]
+    inputs = batch(PROMPTS)
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, quantised(**inputs).logits)
+    assert torch.equal(loaded.route(**inputs).logits, quantised.route(**inputs).logits)

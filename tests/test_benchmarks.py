@@ -1,0 +1,125 @@
+"""Every benchmark runs at tiny sizes, fills its section with the promised columns, and writes nowhere else."""
+
+import importlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import common
+
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "--repeats 1 --hidden 32 --ffn 48 --layers 3 --vocab 64 --vision_depth 2 --batch 4 --text_tokens 8 --image_side 4 "
+    "--skip_memory"
+).split()
+FLAGS = {
+    "branches": ["--decode_tokens", "2"],
+    "rivals": ["--answer_tokens", "2"],
+    "end_to_end": "--queries 10 --direct_tokens 2 --thinking_tokens 4".split(),
+}
+COLUMNS = {
+    "branches": [
+        {"`router_layer`", "ms", "quartiles", "to dense"},
+        {"MB read", "bytes bound", "measured"},
+        {"route, ms", "prefill, ms", "share", "share with vision tower"},
+        {"route, Tflop", "prefill, Tflop", "share"},
+        {"AdamW, foreach", "ms"},
+        {"AdamW, fused", "ms"},
+    ],
+    "rivals": [{"prefill, ms", "step, ms", "to dense"}],
+    "end_to_end": [{"s per query", "tokens/s", "decoding steps"}],
+}
+written, watching = [], []
+
+
+def _watch(event, args):
+    if watching and event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            written.append(Path(os.fsdecode(args[0])).resolve())
+
+
+@pytest.fixture
+def opened_for_writing(monkeypatch):
+    """Paths that this process opens for writing. An audit hook cannot be removed, so it is switched."""
+    if not hasattr(sys, "_metis_home_watch"):
+        sys.addaudithook(_watch)
+        sys._metis_home_watch = True
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    written.clear()
+    watching.append(True)
+    yield written
+    watching.clear()
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def headers(text: str) -> list[set[str]]:
+    lines = text.splitlines()
+    return [
+        {cell.strip() for cell in line.strip("|").split("|")}
+        for line, below in zip(lines, lines[1:], strict=False)
+        if below.startswith("| ---")
+    ]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_benchmark_fills_its_section(name, tmp_path, opened_for_writing, one_thread):
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n<!-- {name}: start -->\nold\n<!-- {name}: end -->\nbelow\n")
+    importlib.import_module(f"benchmarks.{name}").main([*TINY, *FLAGS[name], "--output", str(page)])
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert f"`python -m benchmarks.{name} --repeats 1" in text and str(tmp_path) not in text
+    for columns in COLUMNS[name]:
+        assert any(columns <= header for header in headers(text)), f"no table with {sorted(columns)}"
+    assert not re.search(r"\bnan\b|\binf\b", text)
+    assert opened_for_writing and [path for path in opened_for_writing if tmp_path not in path.parents] == []
+
+
+def test_page_has_a_section_per_benchmark():
+    for name in FLAGS:
+        common.markers(common.PAGE, name)
+        assert f"`python -m benchmarks.{name}` fills this section" in common.PAGE.read_text()
+
+
+def test_page_without_markers_is_refused_before_measuring(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("mine\n")
+    with pytest.raises(SystemExit):
+        importlib.import_module("benchmarks.end_to_end").main(["--output", str(page)])
+    assert "<!-- end_to_end: start -->" in capsys.readouterr().err
+    assert page.read_text() == "mine\n"
+
+
+def test_variants_take_turns_and_only_run_is_timed():
+    order = []
+
+    def variant(name, seconds):
+        return common.Variant(lambda: (order.append(name), time.sleep(seconds)), lambda: time.sleep(0.1), count=2)
+
+    timings = common.measure({"a": variant("a", 0.0), "b": variant("b", 0.06)}, repeats=3, device="cpu")
+    assert order == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert timings["a"].median < 0.025 and 0.03 <= timings["b"].median < 0.05
+
+
+def _hold(size):
+    bytearray(os.urandom(1)) * (size * 10**6)
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_the_function_alone():
+    ballast = bytearray(b"x") * 800_000_000  # a child must not inherit the mark of its parent
+    peak = common.peak_memory("cpu", 1, _hold, 300)
+    del ballast
+    assert 295 < peak < 400
