@@ -53,3 +53,9 @@ def test_every_public_name_is_described():
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"^ +- .*: ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
     assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_features_name_tests_that_exist():
+    named = set(re.findall(r"`((?:\.\./)?[\w/]+\.py)`", (ROOT / "docs" / "features.md").read_text()))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / "tests" / "modeling" / name).resolve().is_file()] == []

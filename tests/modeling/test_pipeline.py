@@ -71,6 +71,23 @@ def test_batches_of_conversations(folder):
     assert [each[0]["generated_text"] for each in found] == [by_hand(folder, thinking=False)] * 2
 
 
+def test_stop_strings(folder):
+    model = MetisHomeForConditionalGeneration.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    inputs = processor.apply_chat_template(
+        MESSAGES, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    for thinking in (True, False):
+        free = model.generate(**inputs, max_new_tokens=6, do_sample=False, thinking=thinking)
+        stop = processor.decode(free[0, inputs["input_ids"].shape[1] + 2])
+        stopped = model.generate(
+            **inputs, max_new_tokens=6, do_sample=False, thinking=thinking, stop_strings=[stop],
+            tokenizer=processor.tokenizer,
+        )  # fmt: skip
+        assert stopped.shape[1] < free.shape[1] and torch.equal(stopped, free[:, : stopped.shape[1]])
+        assert stop in processor.decode(stopped[0, inputs["input_ids"].shape[1] :])
+
+
 def test_several_turns_are_routed_by_the_whole_prompt(folder):
     model = MetisHomeForConditionalGeneration.from_pretrained(folder)
     with torch.random.fork_rng():
