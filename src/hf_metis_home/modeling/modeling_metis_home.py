@@ -234,6 +234,13 @@ class MetisHomeBranches(nn.Module):
             return self.thinking(hidden_states) if branch else self.non_thinking(hidden_states)
         if isinstance(branch, torch.Tensor):
             return torch.where(branch[:, None, None], self.thinking(hidden_states), self.non_thinking(hidden_states))
+        for rows, busy, idle in (
+            (branch.thinking, self.non_thinking, self.thinking),
+            (branch.non_thinking, self.thinking, self.non_thinking),
+        ):
+            if rows.shape[0] == 0:
+                # The sum over no rows is 0, and gives the idle branch the zero gradient that it needs.
+                return busy(hidden_states) + idle(hidden_states[:0]).sum()
         thinking = self.thinking(hidden_states.index_select(0, branch.thinking))
         non_thinking = self.non_thinking(hidden_states.index_select(0, branch.non_thinking))
         return torch.cat([thinking, non_thinking]).index_select(0, branch.order)
