@@ -1,11 +1,19 @@
 """Prompts, a hybrid with the dense models of its branches, and answers to compare, for tests of `generate`."""
 
+import pytest
+import transformers
+from packaging.version import Version
+
 from .tiny import EOS, IMAGE, PAD, VIDEO, VISION_END, VISION_START, batch, branch_twin, prompt_ids, tiny_hybrid
 
 
 PROMPTS = [prompt_ids(4), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
 THINKING = [True, False, False, True]
 NEW = 10
+OLD = Version(transformers.__version__) < Version("5.23")
+# Seen in 5.18, where the dense model has both faults too.
+NO_CHUNKS = pytest.mark.skipif(OLD, reason="Qwen2.5-VL itself fails at chunked prefill in this transformers")
+NO_PENALTIES = pytest.mark.skipif(OLD, reason="this transformers penalises padding, so batches differ from rows alone")
 
 
 def hybrid_and_twins(router_layer: int):

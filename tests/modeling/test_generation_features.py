@@ -5,7 +5,18 @@ import copy
 import pytest
 import torch
 
-from .generating import NEW, PROMPTS, THINKING, answers, assert_same, generate, hybrid_and_twins, single
+from .generating import (
+    NEW,
+    NO_CHUNKS,
+    NO_PENALTIES,
+    PROMPTS,
+    THINKING,
+    answers,
+    assert_same,
+    generate,
+    hybrid_and_twins,
+    single,
+)
 from .tiny import PAD, TURN_END, batch, prompt_ids
 
 
@@ -51,7 +62,13 @@ def test_branches_answer_differently(models):
         assert answers(twins[True], single(row))[0][:2] != answers(twins[False], single(row))[0][:2]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(name, marks=NO_CHUNKS if "chunked" in name else NO_PENALTIES if name == "repetition" else ())
+        for name in STRATEGIES
+    ],
+)
 def test_mixed_batch_equals_dense_rows(models, strategy):
     hybrid, twins = models
     inputs = batch(PROMPTS)
