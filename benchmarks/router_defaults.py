@@ -9,7 +9,7 @@ hard tasks. Chance is 50 % for routing.
 
 ```bash
 metis-home demo --output_dir runs/demo
-python benchmarks/router_defaults.py --base runs/demo/base --output runs/router_defaults.json
+python -m benchmarks.router_defaults --base runs/demo/base --output runs/router_defaults.json
 ```
 """
 
@@ -20,7 +20,6 @@ import random
 import tempfile
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,20 +36,20 @@ VARIANTS = [
 METRICS = ("ordinary", "located", "two_turns", "hard_accuracy")
 
 
-def two_turns(row: dict, earlier: dict) -> dict:
-    """`row` after an earlier question and its answer, each image beside its own question."""
+def conversation(row: dict, earlier: dict | None) -> dict:
+    """`row`, after an earlier question and its answer where there is one; each image beside its own question."""
 
     def query(of: dict) -> dict:
         parts = [{"type": "image", "text": None}] * len(of["images"])
         return {"role": "user", "content": [*parts, {"type": "text", "text": of["prompt"][0]["content"]}]}
 
-    answer = {"role": "assistant", "content": [{"type": "text", "text": earlier["completion"][0]["content"]}]}
+    def answer(of: dict) -> dict:
+        return {"role": "assistant", "content": [{"type": "text", "text": of["completion"][0]["content"]}]}
+
+    before, images = ([], []) if earlier is None else ([query(earlier), answer(earlier)], earlier["images"])
     return {
-        **row,
-        "prompt": [query(earlier), answer, query(row)],
-        "images": earlier["images"] + row["images"],
-        "completion": [{"role": "assistant", "content": [{"type": "text", "text": row["completion"][0]["content"]}]}],
-    }
+        **row, "prompt": [*before, query(row)], "images": [*images, *row["images"]], "completion": [answer(row)]
+    }  # fmt: skip
 
 
 def conversations(mix: dict[str, int], count: int, split: str, seed: int, share: float):
@@ -60,18 +59,9 @@ def conversations(mix: dict[str, int], count: int, split: str, seed: int, share:
     from hf_metis_home.lab.stages import stage_rows
 
     rng = random.Random(seed)
-    rows = stage_rows(mix, count, split, seed)
-    rows = list(rows.cast_column("images", List(Image(decode=False))))
-    single = [two_turns_or_one(row, rng.choice(rows) if rng.random() < share else None) for row in rows]
-    return Dataset.from_list(single).cast_column("images", List(Image()))
-
-
-def two_turns_or_one(row: dict, earlier: dict | None) -> dict:
-    """One format for both, so that they fit in one table."""
-    if earlier is not None:
-        return two_turns(row, earlier)
-    whole = two_turns(row, row)
-    return {**whole, "prompt": whole["prompt"][-1:], "images": row["images"]}
+    rows = list(stage_rows(mix, count, split, seed).cast_column("images", List(Image(decode=False))))
+    rows = [conversation(row, rng.choice(rows) if rng.random() < share else None) for row in rows]
+    return Dataset.from_list(rows).cast_column("images", List(Image()))
 
 
 def restrict(model, processor, reads: str, normalised: bool) -> None:
@@ -100,14 +90,14 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
     import datasets
     import torch
     import transformers
-    from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    from hf_metis_home import MetisHomeSFTConfig, MetisHomeSFTTrainer, upcycle
+    from hf_metis_home import upcycle
     from hf_metis_home.evaluation import answer_rows
     from hf_metis_home.evaluation.accuracy import prompt_inputs
     from hf_metis_home.lab import stages
     from hf_metis_home.lab.presets import PRESETS
-    from hf_metis_home.lab.tasks import HARD_TASKS, LOCATED_TASKS, make_dataset
+    from hf_metis_home.lab.tasks import HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, make_dataset
 
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
@@ -115,19 +105,15 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
     warnings.filterwarnings("ignore", category=FutureWarning)
     layer, pooling, reads, normalised = variant
     mix = stages.THINKING_MIX | stages.DIRECT_MIX
-    sizes = replace(PRESETS["small"], stage_steps=steps)
+    sizes = PRESETS["small"]
 
     processor = AutoProcessor.from_pretrained(base)
     dense = Qwen2_5_VLForConditionalGeneration.from_pretrained(base)
     model = upcycle(dense, processor, seed=seed, router_layer=layer, router_pooling=pooling)
     restrict(model, processor, reads, normalised)
+    rows = conversations(mix, steps * sizes.batch_size, "train", seed + 1, share=0.25)
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = MetisHomeSFTConfig(**stages.training_arguments(sizes, steps, seed, scratch))
-        rows = conversations(mix, steps * sizes.batch_size, "train", seed + 1, share=0.25)
-        trainer = MetisHomeSFTTrainer(model, args=arguments, train_dataset=rows, processing_class=processor)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    model.eval()
+        stages.fit(model, processor, rows, sizes, steps, seed, scratch)
 
     def routed_right(rows) -> float:
         right = 0
@@ -140,7 +126,7 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
     ordinary = {task: share for task, share in mix.items() if task not in LOCATED_TASKS}
     located = dict.fromkeys(LOCATED_TASKS, 1)
     hard = make_dataset(dict.fromkeys(HARD_TASKS, 150), "dev", seed)
-    answers = answer_rows(model, processor, hard, max_new_tokens=48, batch_size=150)
+    answers = answer_rows(model, processor, hard, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=150)
     return {
         "router_layer": layer, "router_pooling": pooling, "reads": reads, "normalised": normalised, "seed": seed,
         "ordinary": routed_right(conversations(ordinary, 600, "dev", seed, share=0.0)),

@@ -123,3 +123,16 @@ def test_peak_memory_is_that_of_the_function_alone():
     peak = common.peak_memory("cpu", 1, _hold, 300)
     del ballast
     assert 295 < peak < 400
+
+
+def test_rows_of_the_router_benchmark_are_rows():
+    from benchmarks.router_defaults import conversation
+    from hf_metis_home.data import check_row
+    from hf_metis_home.lab.tasks import make_dataset
+
+    first, second = make_dataset({"chain": 1, "corner": 1}, "dev", seed=0)
+    for earlier in (None, first):
+        row = conversation(second, earlier)
+        check_row(row, 0)
+        assert row["prompt"][-1]["content"][-1]["text"] == second["prompt"][0]["content"]
+        assert len(row["images"]) == (1 if earlier is None else 2) and row["thinking"] == second["thinking"]

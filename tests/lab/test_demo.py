@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -59,3 +60,17 @@ def test_refusals_come_before_any_work(tmp_path):
 
 def test_only_full_takes_several_seeds():
     assert {name: preset.seeds for name, preset in PRESETS.items()} == {"smoke": 1, "small": 1, "full": 3}
+
+
+@pytest.mark.slow
+def test_several_seeds(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], seeds=2))
+    results = run_demo("smoke", seed=3, output_dir=tmp_path / "run")
+    assert [run["seed"] for run in results["seeds"]] == [3, 4] and results["seed"] == 3
+    for name, tasks in results["models"].items():
+        for task, cell in tasks.items():
+            single = [run["models"][name][task] for run in results["seeds"]]
+            assert cell["n"] == sum(each["n"] for each in single)
+            assert cell["accuracy"] == pytest.approx(sum(each["accuracy"] for each in single) / 2)
+            assert cell["spread"].keys() == {"accuracy", "stderr", "thinking_ratio", "mean_tokens"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"report.html", "results.json", "hybrid", "base"}

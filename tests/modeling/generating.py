@@ -10,10 +10,12 @@ from .tiny import EOS, IMAGE, PAD, VIDEO, VISION_END, VISION_START, batch, branc
 PROMPTS = [prompt_ids(4), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
 THINKING = [True, False, False, True]
 NEW = 10
-OLD = Version(transformers.__version__) < Version("5.23")
-# Seen in 5.18, where the dense model has both faults too.
-NO_CHUNKS = pytest.mark.skipif(OLD, reason="Qwen2.5-VL itself fails at chunked prefill in this transformers")
-NO_PENALTIES = pytest.mark.skipif(OLD, reason="this transformers penalises padding, so batches differ from rows alone")
+VERSION = Version(transformers.__version__)
+CHUNKED_PREFILL = pytest.mark.skipif(
+    VERSION < Version("5.19"), reason="before transformers 5.19 the dense Qwen2.5-VL fails at chunked prefill, too"
+)
+# Before, repetition penalties count padding: the dense model's batch differs from its rows alone.
+PENALISES_PADDING = VERSION < Version("5.23")
 
 
 def hybrid_and_twins(router_layer: int):

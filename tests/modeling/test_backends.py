@@ -54,8 +54,8 @@ def test_attention_implementations_agree(implementation, thinking):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention runs on CUDA only")
-@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs the extra `flash`")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: flash attention runs nowhere else")
+@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn: pip install 'hf-metis-home[flash]'")
 @pytest.mark.parametrize("thinking", CALLS)
 def test_flash_attention_agrees(thinking):
     hybrid = tiny_hybrid().to("cuda", torch.bfloat16)

@@ -15,19 +15,19 @@ MARGIN = 0.1  # distance of a probability from the threshold beyond which a rout
 
 
 def torchao_int8(skip=None):
-    pytest.importorskip("torchao", reason="torchao is no dependency")
+    pytest.importorskip("torchao", reason="needs torchao, which no extra installs: pip install torchao")
     from torchao.quantization import Int8WeightOnlyConfig
 
     return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=skip)
 
 
 def bitsandbytes_int8(skip=None):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is no dependency")
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which no extra installs: pip install bitsandbytes")
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
 
 
 def bitsandbytes_nf4(skip=None):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is no dependency")
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which no extra installs: pip install bitsandbytes")
     # The vision tower of the tiny model is too narrow for these kernels.
     skip = ["lm_head", "model.visual", "visual"] if skip is None else skip
     return BitsAndBytesConfig(

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from .generating import NO_CHUNKS, PROMPTS, THINKING, generate
+from .generating import CHUNKED_PREFILL, PROMPTS, THINKING, generate
 from .tiny import batch, branch_twin, tiny_hybrid
 
 
@@ -170,7 +170,7 @@ def test_generate_changes_nothing_but_upstreams_position_offset(hybrid, kwargs):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        pytest.param({"cache_implementation": "static", "prefill_chunk_size": 4}, marks=NO_CHUNKS),
+        pytest.param({"cache_implementation": "static", "prefill_chunk_size": 4}, marks=CHUNKED_PREFILL),
         {"return_dict_in_generate": True, "output_hidden_states": True},
     ],
 )

@@ -156,6 +156,10 @@ def test_bad_budgets(hybrid, budget, message):
 def test_a_budget_without_effect(hybrid):
     with pytest.raises(ValueError, match="`max_thinking_tokens=3` has no effect, because `thinking=False`"):
         answers(hybrid, [prompt_ids(0)], max_thinking_tokens=3, thinking=False)
+    with pytest.raises(ValueError, match="`max_thinking_tokens=3` has no effect, because `thinking=False`"):
+        answers(hybrid, [prompt_ids(0), prompt_ids(1)], max_thinking_tokens=3, thinking=[False, False])
+    # A row that the router, or an opening, may still send to the thinking branch.
+    answers(hybrid, [prompt_ids(0), prompt_ids(1)], max_thinking_tokens=3, thinking=[False, None])
 
 
 def test_a_configuration_without_the_format(hybrid):

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-
-BRANCHES = {"thinking": "thinking", "non_thinking": "non_thinking", "both": "(thinking|non_thinking)"}
+from ..modeling.configuration_metis_home import BRANCHES
 
 
 def branch_target_modules(branch: Literal["thinking", "non_thinking", "both"], attention: bool = False) -> str:
@@ -39,9 +38,10 @@ def branch_target_modules(branch: Literal["thinking", "non_thinking", "both"], a
     >>> config = LoraConfig(r=16, target_modules=branch_target_modules("thinking"), modules_to_save=["router"])
     ```
     """
-    if branch not in tuple(BRANCHES):
-        raise ValueError(f"`branch` is {branch!r}, but must be one of {list(BRANCHES)}.")
-    modules = [rf"mlp\.{BRANCHES[branch]}\.(gate|up|down)_proj"]
+    if branch not in (*BRANCHES, "both"):
+        raise ValueError(f"`branch` is {branch!r}, but must be one of {[*BRANCHES, 'both']}.")
+    adapted = f"({'|'.join(BRANCHES)})" if branch == "both" else branch
+    modules = [rf"mlp\.{adapted}\.(gate|up|down)_proj"]
     if attention:
         modules.append(r"self_attn\.[qkvo]_proj")
     return rf"(.*\.)?layers\.\d+\.({'|'.join(modules)})"

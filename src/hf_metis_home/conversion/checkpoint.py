@@ -91,9 +91,17 @@ def native_name(name: str) -> str:
     return name
 
 
-def check_tensors(tensors: dict[str, torch.Tensor], config: Qwen2_5_VLConfig, argument: str) -> None:
+def check_tensors(tensors: dict[str, torch.Tensor], config: Qwen2_5_VLConfig, argument: str, source: str) -> None:
     """
     Compare names and shapes with what the configuration calls for.
+
+    Args:
+        tensors (`dict[str, torch.Tensor]`):
+            In v5 names. A tied head is taken out.
+        config ([`~transformers.Qwen2_5_VLConfig`]):
+            The source's.
+        argument, source (`str`):
+            How an error names the source: the argument and its value.
 
     Raises:
         ValueError: naming every difference: tensors that are missing, that nothing asks for, or of another shape.
@@ -117,7 +125,9 @@ def check_tensors(tensors: dict[str, torch.Tensor], config: Qwen2_5_VLConfig, ar
         problems.append(f"{len(shapes)} tensors have another shape than the config says: {_some(shapes)}")
     if problems:
         raise ValueError(
-            f"`{argument}` is not a complete Qwen2.5-VL checkpoint; nothing was converted.\n- " + "\n- ".join(problems)
+            f"`{argument}` is not a complete Qwen2.5-VL checkpoint ({source}); nothing was converted.\n- "
+            + "\n- ".join(problems)
+            + "\nGive the whole checkpoint and the config.json that belongs to it; fetch or save it again if need be."
         )
 
 

@@ -13,13 +13,11 @@ import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
+from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.modeling_metis_home import MetisHomeRouter
 from .chat_template import prepare_processor
 from .checkpoint import check_tensors, read_config, read_tensors, resolve_folder
 from .hub_folder import check_output_dir, save_hub_folder
-
-
-BRANCHES = ("thinking", "non_thinking")
 
 
 def upcycle(
@@ -75,7 +73,7 @@ def upcycle(
                 "upcycled."
             )
         tensors[argument] = dict(model.state_dict())
-        check_tensors(tensors[argument], model.config, argument)
+        check_tensors(tensors[argument], model.config, argument, f"a {type(model).__name__} in memory")
     model = _build(dense_model.config, tensors, dtype=dense_model.dtype, seed=seed, **router_options)
     model.generation_config = GenerationConfig.from_dict(dense_model.generation_config.to_dict())
     if processor is not None:
@@ -134,7 +132,7 @@ def upcycle_checkpoint(
     tensors = {}
     for argument, folder in folders.items():
         tensors[argument] = read_tensors(folder, argument)
-        check_tensors(tensors[argument], configs[argument], argument)
+        check_tensors(tensors[argument], configs[argument], argument, str(given[argument]))
     tensors["dense_model"] = tensors.pop("model_name_or_path")
     stored = next(tensor.dtype for tensor in tensors["dense_model"].values() if tensor.is_floating_point())
     model = _build(config, tensors, dtype=getattr(torch, dtype) if dtype else stored, seed=seed, **router_options)

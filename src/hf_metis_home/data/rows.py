@@ -50,7 +50,7 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
         if column not in row:
             fail(column, f"missing. Rows for training need {list(TRAINING_COLUMNS)}.")
     if not isinstance(row["thinking"], bool):
-        fail("thinking", f"{row['thinking']!r} is not True or False. It names the branch that answers the row.")
+        fail("thinking", f"{row['thinking']!r} is not True or False. It names the branch that answers the row; set it.")
     if not _is_messages(row["prompt"]):
         fail("prompt", f"{row['prompt']!r} is not a list of chat messages, each with `role` and `content`.")
     if row["prompt"][-1]["role"] != "user":

@@ -26,9 +26,7 @@ from .report import write_report
 from .results import combine
 
 
-POOLED_TASKS = ("easy", "hard")
 SAMPLES_PER_TASK = 2
-MAX_NEW_TOKENS = 48  # the longest answer of the tasks has 34
 
 
 def run_demo(preset: str = "small", seed: int = 0, output_dir: str | Path = "runs/demo") -> dict:
@@ -108,7 +106,7 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
     from ..conversion import save_hub_folder
     from ..evaluation import answer_rows, summarise
     from . import stages
-    from .tasks import EASY_TASKS, HARD_TASKS, TASKS, make_dataset
+    from .tasks import EASY_TASKS, HARD_TASKS, MAX_ANSWER_TOKENS, TASKS, make_dataset
 
     class Report(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -131,10 +129,10 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
         modes |= {"hybrid_thinking": {"thinking": True}, "hybrid_non_thinking": {"thinking": False}}
 
     rows = make_dataset(dict.fromkeys(TASKS, sizes.test_rows), "test", seed)
-    pools = dict(zip(POOLED_TASKS, (EASY_TASKS, HARD_TASKS), strict=True))
+    pools = {"easy": EASY_TASKS, "hard": HARD_TASKS}
     summaries = {}
     for name, choice in modes.items():
-        records = answer_rows(model, processor, rows, max_new_tokens=MAX_NEW_TOKENS, batch_size=200, **choice)
+        records = answer_rows(model, processor, rows, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=200, **choice)
         summary = summarise(records, pools)
         summaries[name] = {task: summary[task] for task in (*TASKS, *pools)}
     if stage == "hybrid":

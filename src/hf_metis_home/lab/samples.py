@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..evaluation import answer_rows
+from .tasks import MAX_ANSWER_TOKENS
 
 
 def answer_samples(folder: Path, rows) -> list[dict]:
@@ -31,7 +32,7 @@ def answer_samples(folder: Path, rows) -> list[dict]:
     if not type(model).__module__.startswith("transformers_modules."):
         raise RuntimeError(f"The model was built by {type(model).__module__}, not by the code in {folder}.")
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    records = answer_rows(model.eval(), processor, rows, max_new_tokens=64)
+    records = answer_rows(model.eval(), processor, rows, max_new_tokens=MAX_ANSWER_TOKENS)
     return [
         {
             "image": row["images"][0] if row["images"] else None,

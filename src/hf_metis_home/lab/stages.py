@@ -45,19 +45,19 @@ def train_base(preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """
     model, processor = build_miniature(seed)
     rows = stage_rows(BASE_MIX, preset.rows, "train", seed, thinking=False)
-    return _train_dense(model, processor, rows, preset, preset.base_steps, seed, output_dir, callbacks), processor
+    return fit(model, processor, rows, preset, preset.base_steps, seed, output_dir, callbacks), processor
 
 
 def train_reasoning_only(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """Control: the dense base trained on written steps alone, as a reasoning model is."""
     rows = stage_rows(THINKING_MIX, preset.rows, "train", seed + 1)
-    return _train_dense(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
+    return fit(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
 
 
 def train_dense_mixed(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """Control: the dense base on the rows that the hybrid gets, without branches or router; it chooses its mode."""
     rows = stage_rows(THINKING_MIX | DIRECT_MIX, preset.rows, "train", seed + 1)
-    return _train_dense(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
+    return fit(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
 
 
 def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=(), **router_options):
@@ -68,27 +68,26 @@ def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, c
     """
     model = upcycle(base, processor, seed=seed, **router_options)
     rows = stage_rows(THINKING_MIX | DIRECT_MIX, preset.rows, "train", seed + 1)
-    arguments = MetisHomeSFTConfig(**training_arguments(preset, preset.stage_steps, seed, output_dir))
-    trainer = MetisHomeSFTTrainer(
-        model, args=arguments, train_dataset=rows, processing_class=processor, callbacks=list(callbacks)
+    return fit(model, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
+
+
+def fit(model, processor, rows: Dataset, preset: Preset, steps: int, seed: int, output_dir: Path, callbacks=()):
+    """Train a dense model with TRL's SFTTrainer, a two-branch one with ours; everything else is the same."""
+    two_branch = model.config.model_type == "metis_home"
+    trainer_class, config_class = (MetisHomeSFTTrainer, MetisHomeSFTConfig) if two_branch else (SFTTrainer, SFTConfig)
+    trainer = trainer_class(
+        model,
+        args=config_class(max_length=None, **_arguments(preset, steps, seed, output_dir)),
+        train_dataset=rows,
+        processing_class=processor,
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)  # the demo has progress of its own
     trainer.train()
     return model.eval()
 
 
-def _train_dense(model, processor, rows, preset, steps, seed, output_dir, callbacks):
-    arguments = SFTConfig(max_length=None, **training_arguments(preset, steps, seed, output_dir))
-    trainer = SFTTrainer(
-        model, args=arguments, train_dataset=rows, processing_class=processor, callbacks=list(callbacks)
-    )
-    trainer.remove_callback(PrinterCallback)  # the demo has progress of its own
-    trainer.train()
-    return model.eval()
-
-
-def training_arguments(preset: Preset, steps: int, seed: int, output_dir: Path) -> dict:
-    """What every stage gives TRL's `SFTConfig` or ours."""
+def _arguments(preset: Preset, steps: int, seed: int, output_dir: Path) -> dict:
     return {
         "output_dir": str(output_dir),
         "max_steps": steps,

@@ -26,6 +26,7 @@ HARD_TASKS = ("chain", "squares")
 LOCATED_TASKS = ("located_easy", "located_hard")
 TASKS = EASY_TASKS + HARD_TASKS + LOCATED_TASKS
 THINKING_TASKS = HARD_TASKS + ("located_hard",)
+MAX_ANSWER_TOKENS = 48  # with room: written steps and answer of any task fit
 
 OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: abs(a - b), "*": lambda a, b: a * b % 10}
 MESSAGE = {"role": Value("string"), "content": Value("string")}

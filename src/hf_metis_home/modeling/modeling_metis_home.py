@@ -760,7 +760,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         _check_prompts(kwargs.get("attention_mask"))
         decision = GenerationDecision(max_thinking_tokens)
         if max_thinking_tokens is not None:
-            self._check_budget(max_thinking_tokens, thinking)
+            self._check_budget(max_thinking_tokens)
             budget = ThinkingBudgetLogitsProcessor(
                 decision, self.config.thinking_opening_ids, self.config.thinking_closing_ids
             )
@@ -802,12 +802,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
         )
 
-    def _check_budget(self, max_thinking_tokens, thinking) -> None:
-        if thinking is False:
-            raise ValueError(
-                f"`max_thinking_tokens={max_thinking_tokens}` has no effect, because `thinking=False` lets no row "
-                "think. Pass one of them."
-            )
+    def _check_budget(self, max_thinking_tokens) -> None:
         if not self.config.thinking_opening_ids or not self.config.thinking_closing_ids:
             raise ValueError(
                 f"`max_thinking_tokens={max_thinking_tokens}` needs to know how a thought is opened and closed, but "
@@ -863,6 +858,13 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             raise ValueError(
                 f"`thinking_threshold={threshold}` has no effect, because `thinking` already decides every row. Pass "
                 "one of them: `thinking` to force a branch, the threshold to let the router decide."
+            )
+        if decision.max_thinking_tokens is not None and (
+            thinking is False or (isinstance(thinking, torch.Tensor) and not thinking.any())
+        ):
+            raise ValueError(
+                f"`max_thinking_tokens={decision.max_thinking_tokens}` has no effect, because `thinking=False` in "
+                "every row lets none of them think. Pass one of them."
             )
         if not isinstance(thinking, torch.Tensor):
             thinking = torch.full((batch_size,), -1 if thinking is None else int(thinking), device=device)

@@ -288,5 +288,5 @@ def _check_datasets(train_dataset, eval_dataset, args: MetisHomeSFTConfig) -> No
         if wanted not in train_dataset["thinking"]:
             raise ValueError(
                 f"`trainable` is {args.trainable!r}, but no row of the training dataset has `thinking={wanted}`: there "
-                "is nothing to train on."
+                "is nothing to train on. Add such rows, or choose another `trainable`."
             )
