@@ -12,7 +12,12 @@ from hf_metis_home.cli import main
 @pytest.fixture
 def demo_calls(monkeypatch, tmp_path):
     calls = []
-    module = SimpleNamespace(run_demo=lambda **arguments: calls.append(arguments))
+
+    def run_demo(**arguments):
+        calls.append(arguments)
+        return {"statement": ["It shows this.", "It does not show that."]}
+
+    module = SimpleNamespace(run_demo=run_demo)
     monkeypatch.setitem(sys.modules, "hf_metis_home.lab.demo", module)
     monkeypatch.chdir(tmp_path)
     return calls
@@ -21,7 +26,9 @@ def demo_calls(monkeypatch, tmp_path):
 def test_demo(demo_calls, capsys):
     assert main(["demo", "--preset", "smoke", "--seed", "3", "--output_dir", "there"]) == 0
     assert demo_calls == [{"preset": "smoke", "seed": 3, "output_dir": Path("there")}]
-    assert "Wrote there" in capsys.readouterr().out.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert "- It shows this.\n- It does not show that.\n" in printed
+    assert "Wrote there" in printed.splitlines()[-1]
 
 
 def test_demo_writes_to_a_new_folder_unless_told(demo_calls):

@@ -27,6 +27,7 @@ def test_smoke(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("Wrote run: report.html, results.json, hybrid/")
+    assert "figures mean nothing" in done.stdout
     assert "Warning" not in done.stderr and "%|" not in done.stdout + done.stderr
 
     folder = tmp_path / "run"

@@ -11,6 +11,7 @@ Whether everything is in place, under a minute; its figures mean nothing:
 """
 
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -39,9 +40,12 @@ def _demo(arguments: DemoArguments) -> None:
     from ..lab.demo import run_demo
 
     output_dir = _free_folder(Path("runs/demo")) if arguments.output_dir is None else Path(arguments.output_dir)
-    run_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
+    results = run_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
+    print()
+    for sentence in results["statement"]:
+        print(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  "))
     print(
-        f"Wrote {output_dir}: report.html, results.json, hybrid/ (a Hub folder with two branches), base/ (dense). "
+        f"\nWrote {output_dir}: report.html, results.json, hybrid/ (a Hub folder with two branches), base/ (dense). "
         f"Next: open {output_dir / 'report.html'} in a browser."
     )
 
