@@ -2,7 +2,7 @@
 What two branches and a router cost against the dense model of the same sizes, in answering and in training.
 
 ```bash
-python -m benchmarks.branches --threads 1 --repeats 20
+python -m benchmarks.branches --threads 1 2 --repeats 20
 python -m benchmarks.branches --device cuda --dtype bfloat16 --repeats 50
 ```
 
@@ -13,9 +13,20 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from .common import Variant, introduction, measure, parser, peak_memory, start, table, write_section
+from .common import (
+    Variant,
+    each_thread_count,
+    introduction,
+    measure,
+    parser,
+    peak_memory,
+    start,
+    table,
+    write_section,
+)
 from .counts import bytes_read, operations, shape_7b
 from .models import TOLERANCE, Sizes, dense_model, hybrid_model, megabytes, queries, seen
+from .plots import write_plot
 
 
 ROUTER_LAYERS = (0, 1)
@@ -90,13 +101,20 @@ def against_dense(timings: dict) -> list[list[str]]:
     return [[*name, *timing.cells(first)] for name, timing in timings.items()]
 
 
-def routing_tables(models: dict, inputs: dict, args) -> list[str]:
+def bars(operation: str, timings: dict) -> dict[str, float]:
+    """The ratios to dense, under the names that they have in the picture."""
+    first = next(iter(timings.values()))
+    named = {f"{operation}, {name}, router_layer {k}": timing for (name, k), timing in timings.items() if k != "–"}
+    return {name: timing.median / first.median for name, timing in named.items()}
+
+
+def routing_tables(models: dict, inputs: dict, args) -> tuple[list[str], dict[str, float]]:
     runs = {("dense", "–"): generate(models["dense"], inputs, {})}
     for layer in ROUTER_LAYERS:
         runs["branch given", str(layer)] = generate(models[layer], inputs, {"thinking": True})
         # Threshold 0 sends every query to the thinking branch, but asks the router first.
         runs["routed", str(layer)] = generate(models[layer], inputs, {"thinking_threshold": 0.0})
-    routed = against_dense(measure(runs, args.repeats, args.device))
+    routed = measure(runs, args.repeats, args.device)
 
     features = {layer: seen(models[layer], inputs) for layer in ROUTER_LAYERS}
     runs = {}
@@ -111,19 +129,25 @@ def routing_tables(models: dict, inputs: dict, args) -> list[str]:
         route, alone, tower = (timings[name, layer] for name in ("route", "prefill", "with tower"))
         share = [f"{route.median / whole.median:.1%}" for whole in (alone, tower)]
         shares.append([str(layer), *route.cells(), f"{alone.median * 1e3:.2f}", *share])
+    parts = [
+        "**Routing inside `generate`** (one new token). Routing runs the `router_layer` shared layers and the router "
+        "once more than the answer needs; the vision tower runs once either way.",
+        table(COLUMNS, against_dense(routed)),
+        "**`route` alone**, given the vision features, beside the prefill of one branch.",
+        table(["`router_layer`", "route, ms", "quartiles", "prefill, ms", "share", "share with vision tower"], shares),
+    ]
+    return parts, bars("generate one token", routed)
+
+
+def counted_table() -> list[str]:
     counted = []
     whole = operations(shape_7b(0), TOKENS_7B, route=False)  # one branch's prefill: the same at every depth
     for layer in ROUTER_LAYERS_7B:
         route = operations(shape_7b(layer), TOKENS_7B, route=True)
         counted.append([str(layer), f"{route / 1e12:.3f}", f"{whole / 1e12:.3f}", f"{route / whole:.2%}"])
     return [
-        "**Routing inside `generate`** (one new token). Routing runs the `router_layer` shared layers and the router "
-        "once more than the answer needs; the vision tower runs once either way.",
-        table(COLUMNS, routed),
-        "**`route` alone**, given the vision features, beside the prefill of one branch.",
-        table(["`router_layer`", "route, ms", "quartiles", "prefill, ms", "share", "share with vision tower"], shares),
-        f"**The same by operation count** at the shape of the 7B model, {TOKENS_7B} prompt tokens, without the vision "
-        "tower (counted on the meta device, not timed).",
+        f"**`route` alone by operation count** at the shape of the 7B model, {TOKENS_7B} prompt tokens, without the "
+        "vision tower (counted on the meta device, not timed).",
         table(["`router_layer`", "route, Tflop", "prefill, Tflop", "share"], counted),
     ]
 
@@ -165,11 +189,42 @@ def memory_table(sizes: Sizes, models: dict, args) -> list[str]:
     lines = []
     for layer in (None, *ROUTER_LAYERS):
         model = models["dense" if layer is None else layer]
-        peaks = [peak_memory(args.device, args.threads, once, sizes, layer, train) for train in (False, True)]
+        peaks = [peak_memory(args.device, args.threads[0], once, sizes, layer, train) for train in (False, True)]
         name = ["dense", "–"] if layer is None else ["mixed", str(layer)]
         lines.append([*name, f"{megabytes(model):.0f}", *(f"{peak:.0f}" for peak in peaks)])
     columns = ["", "`router_layer`", "weights, MB", "peak, answering, MB", "peak, a training step, MB"]
     return ["**Memory**, building the model included; a training step is one of fused AdamW.", table(columns, lines)]
+
+
+def timed_parts(models: dict, sizes: Sizes, inputs: dict, args) -> tuple[list[str], dict[str, float]]:
+    def timed(make, *more) -> dict:
+        runs = {name: make(model, inputs, branch, *more) for name, (model, branch) in variants(models, sizes).items()}
+        return measure(runs, args.repeats, args.device)
+
+    prefilled, decoded, trained = timed(prefill), timed(decode, args.decode_tokens), timed(training)
+    routing, routed = routing_tables(models, inputs, args)
+    parts = [
+        "**Prefill** of a batch, the decision given; vision tower included.",
+        table(COLUMNS, against_dense(prefilled)),
+        "**Decoding**, per step of the batch.",
+        table(COLUMNS, against_dense(decoded)),
+        *decode_tables(models, decoded, sizes),
+        *routing,
+        "**Forward and backward**, the router's loss included.",
+        table(COLUMNS, against_dense(trained)),
+        "**Optimizer step.** A branch without rows has gradients of zero, so a batch of one branch costs the same.",
+    ]
+    for kind in ("foreach", "fused"):
+        runs = {}
+        for name, model in [
+            (("dense", "–"), models["dense"]),
+            *((("hybrid", str(k)), models[k]) for k in ROUTER_LAYERS),
+        ]:
+            runs[name] = Variant(torch.optim.AdamW(model.parameters(), lr=1e-6, **{kind: True}).step)
+        lines = against_dense(measure(runs, args.repeats, args.device))
+        parts.append(table([f"AdamW, {kind}", *COLUMNS[1:]], lines))
+    pictured = {**bars("prefill", prefilled), **bars("decode", decoded), **routed}
+    return parts, {**pictured, **bars("forward and backward", trained)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -181,34 +236,11 @@ def main(argv: list[str] | None = None) -> None:
     inputs = queries(sizes)
     models = {"dense": dense_model(sizes), **{layer: hybrid_model(sizes, layer) for layer in ROUTER_LAYERS}}
     check(models, sizes, inputs)
-
-    def timed(make, *more) -> dict:
-        runs = {name: make(model, inputs, branch, *more) for name, (model, branch) in variants(models, sizes).items()}
-        return measure(runs, args.repeats, args.device)
-
-    prefilled, decoded = timed(prefill), timed(decode, args.decode_tokens)
-    parts = [
-        "**Prefill** of a batch, the decision given; vision tower included.",
-        table(COLUMNS, against_dense(prefilled)),
-    ]
-    parts += ["**Decoding**, per step of the batch.", table(COLUMNS, against_dense(decoded))]
-    parts += decode_tables(models, decoded, sizes) + routing_tables(models, inputs, args)
-    parts += ["**Forward and backward**, the router's loss included.", table(COLUMNS, against_dense(timed(training)))]
-    parts.append(
-        "**Optimizer step.** A branch without rows has gradients of zero, so a batch of one branch costs the same."
-    )
-    for kind in ("foreach", "fused"):
-        runs = {}
-        for name, model in [
-            (("dense", "–"), models["dense"]),
-            *((("hybrid", str(k)), models[k]) for k in ROUTER_LAYERS),
-        ]:
-            runs[name] = Variant(torch.optim.AdamW(model.parameters(), lr=1e-6, **{kind: True}).step)
-        lines = against_dense(measure(runs, args.repeats, args.device))
-        parts.append(table([f"AdamW, {kind}", *COLUMNS[1:]], lines))
-    if not args.skip_memory:
-        parts += memory_table(sizes, models, args)
-    write_section(args, [introduction(args, sizes, argv), *parts])
+    parts, ratios = each_thread_count(args, lambda: timed_parts(models, sizes, inputs, args))
+    parts = [introduction(args, sizes, argv), write_plot(args, ratios, "the dense model"), *parts]
+    parts += ["### Counted and weighed"] if len(args.threads) > 1 else []
+    parts += counted_table() + ([] if args.skip_memory else memory_table(sizes, models, args))
+    write_section(args, parts)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def machine(args: argparse.Namespace) -> str:
         cpuinfo = Path("/proc/cpuinfo")
         names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
         hardware = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-        hardware += f", {os.cpu_count()} cores, {args.threads} used, load {os.getloadavg()[0]:.1f} at the end"
+        used = " and ".join(str(threads) for threads in args.threads)
+        hardware += f", {os.cpu_count()} cores, {used} used, load {os.getloadavg()[0]:.1f} at the end"
     return (
         f"{hardware}; {args.dtype}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}; {time.strftime('%Y-%m-%d')}."
@@ -154,7 +155,7 @@ def parser(benchmark: str, description: str, repeats: int) -> argparse.ArgumentP
     )
     result.set_defaults(benchmark=benchmark)
     result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    result.add_argument("--threads", type=int, default=1, help="Threads on a CPU.")
+    result.add_argument("--threads", type=int, nargs="+", default=[1], help="Threads on a CPU; each is measured.")
     result.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     result.add_argument("--repeats", type=int, default=repeats, help="Rounds that count, after one that does not.")
     result.add_argument("--skip_memory", action="store_true", help="Leave out peak memory: each needs a process.")
@@ -165,8 +166,8 @@ def parser(benchmark: str, description: str, repeats: int) -> argparse.ArgumentP
 def start(arguments: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags and set what has to stand before the first model."""
     args = arguments.parse_args(argv)
-    if args.repeats < 1 or args.threads < 1:
-        arguments.error("--repeats and --threads must be at least 1.")
+    if args.repeats < 1 or min(args.threads) < 1 or len(set(args.threads)) < len(args.threads):
+        arguments.error("--repeats and --threads must be at least 1, and every number of threads given once.")
     if args.device == "cuda" and not torch.cuda.is_available():
         arguments.error("--device is cuda, but torch finds no CUDA device. Use --device cpu.")
     # A whole run is lost if its page cannot take it, so this is found out before.
@@ -174,9 +175,20 @@ def start(arguments: argparse.ArgumentParser, argv: list[str] | None) -> argpars
         markers(args.output, section_of(args))
     except (OSError, ValueError) as error:
         arguments.error(f"--output: {error}")
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads[0])
     torch.manual_seed(0)
     return args
+
+
+def each_thread_count(args: argparse.Namespace, timed: Callable[[], tuple[list[str], dict]]) -> tuple[list[str], dict]:
+    """Run `timed`, which gives parts of a section and ratios, once per number of threads, under a heading each."""
+    parts, ratios = [], {}
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        more, ratios[threads] = timed()
+        parts += ([f"### With {threads} thread{'s' if threads > 1 else ''}"] if len(args.threads) > 1 else []) + more
+    torch.set_num_threads(args.threads[0])
+    return parts, ratios
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

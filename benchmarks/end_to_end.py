@@ -23,8 +23,19 @@ from dataclasses import dataclass
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from .common import Variant, introduction, measure, parser, peak_memory, start, table, write_section
+from .common import (
+    Variant,
+    each_thread_count,
+    introduction,
+    measure,
+    parser,
+    peak_memory,
+    start,
+    table,
+    write_section,
+)
 from .models import Sizes, dense_model, hybrid_model, join, megabytes, queries, rows, seen, threshold_for
+from .plots import write_plot
 
 
 VARIANTS = {  # name: who answers and how batches are made up
@@ -164,21 +175,27 @@ def main(argv: list[str] | None = None) -> None:
         expected = sum(lengths[{"thinking": True, "direct": False}.get(how, mode)] for mode in workload.modes)
         if workload.tokens != expected:
             raise ValueError(f"`{name}` wrote {workload.tokens} tokens instead of {expected}.")
-    timings = measure(runs, args.repeats, args.device, warmup=0)  # each has run once above
-    lines = []
-    for name in VARIANTS:
-        (steps, tokens), timing = counts[name], timings[name]
-        cells = timing.cells(timings["dense, always thinking"], unit=1, digits=4)
-        lines.append([name, *cells, f"{tokens / (timing.median * args.queries):.0f}", str(steps)])
+
+    def timed() -> tuple[list[str], dict[str, float]]:
+        timings = measure(runs, args.repeats, args.device, warmup=0)  # each has run once above
+        reference, lines = timings["dense, always thinking"], []
+        for name, timing in timings.items():
+            steps, tokens = counts[name]
+            cells = timing.cells(reference, unit=1, digits=4)
+            lines.append([name, *cells, f"{tokens / (timing.median * args.queries):.0f}", str(steps)])
+        return [table(COLUMNS, lines)], {name: timing.median / reference.median for name, timing in timings.items()}
+
+    measured, ratios = each_thread_count(args, timed)
     about = (
         f"{args.queries} queries, {sum(workload.modes)} of them with a thinking answer of {args.thinking_tokens} "
         f"tokens, the others with a direct one of {args.direct_tokens}; hybrid with `router_layer` 1."
     )
-    parts = [introduction(args, sizes, argv), about, table(COLUMNS, lines)]
+    picture = write_plot(args, ratios, "the dense model that always thinks")
+    parts = [introduction(args, sizes, argv), about, picture, *measured]
     if not args.skip_memory:
         lines = []
         for name, (who, _) in VARIANTS.items():
-            peak = peak_memory(args.device, args.threads, once, workload, name)
+            peak = peak_memory(args.device, args.threads[0], once, workload, name)
             lines.append([name, f"{megabytes(*set(models[who].values())):.0f}", f"{peak:.0f}"])
         parts += ["**Memory**, building the models included.", table(["", "weights, MB", "peak, MB"], lines)]
     write_section(args, parts)

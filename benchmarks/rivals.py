@@ -25,8 +25,20 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from .common import Variant, introduction, measure, parser, peak_memory, start, synchronise, table, write_section
+from .common import (
+    Variant,
+    each_thread_count,
+    introduction,
+    measure,
+    parser,
+    peak_memory,
+    start,
+    synchronise,
+    table,
+    write_section,
+)
 from .models import TOLERANCE, Sizes, dense_model, hybrid_model, megabytes, queries, seen, threshold_for
+from .plots import write_plot
 
 
 NAMES = ("dense", "hybrid, branch given", "hybrid, routed", "both, then where", "LoRA", "two passes")
@@ -161,6 +173,32 @@ def once(name: str, sizes: Sizes, rank: int, split: Split) -> None:
     answers(name, sizes, rank, split)[0](2)
 
 
+def timed_parts(split: Split, built: dict, args) -> tuple[list[str], dict[str, float]]:
+    runs = {}
+    for name in NAMES:
+        answer = built[name][0]
+        decoding = partial(decode, answer, args.answer_tokens, args.device)
+        runs[name, "prefill"] = Variant(partial(answer, 1))
+        runs[name, "step"] = Variant(decoding, count=args.answer_tokens - 1, own_clock=True)
+    timings = measure(runs, args.repeats, args.device)
+    lines = [
+        [name, *(cell for part in ("prefill", "step") for cell in timings[name, part].cells(timings["dense", part]))]
+        for name in NAMES
+    ]
+    title = "**Half the queries thinking, half not.**" if split.mixed else "**All queries of one kind.**"
+    note = " *dense* has one behaviour and stands here for comparison." if split.mixed else ""
+    parts = [
+        f"{title} Prefill: `generate` of one token, deciding included; step: each later one of "
+        f"{args.answer_tokens}.{note}",
+        table(COLUMNS, lines),
+    ]
+    kind = "half and half" if split.mixed else "one kind"
+    named = {f"{part}, {kind}: {name}": (name, part) for part in ("prefill", "step") for name in NAMES[1:]}
+    return parts, {
+        label: timings[name, part].median / timings["dense", part].median for label, (name, part) in named.items()
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parser("benchmarks.rivals", __doc__.strip().splitlines()[0], repeats=20)
     arguments.add_argument("--answer_tokens", type=int, default=32, help="Tokens of an answer, two at least.")
@@ -170,37 +208,22 @@ def main(argv: list[str] | None = None) -> None:
     if args.answer_tokens < 2:
         arguments.error("--answer_tokens must be at least 2, so that there is a step after the prefill.")
     sizes = Sizes.of(args)
-    parts = []
-    for split in splits(sizes):
-        built = {name: answers(name, sizes, args.rank, split) for name in NAMES}
-        check(sizes, built, split)
-        weights = {name: megabytes(model) for name, (_, model) in built.items()}
-        runs = {}
-        for name in NAMES:
-            answer = built[name][0]
-            decoding = partial(decode, answer, args.answer_tokens, args.device)
-            runs[name, "prefill"] = Variant(partial(answer, 1))
-            runs[name, "step"] = Variant(decoding, count=args.answer_tokens - 1, own_clock=True)
-        timings = measure(runs, args.repeats, args.device)
-        lines = [
-            [
-                name,
-                *(cell for part in ("prefill", "step") for cell in timings[name, part].cells(timings["dense", part])),
-            ]
-            for name in NAMES
-        ]
-        title = "**Half the queries thinking, half not.**" if split.mixed else "**All queries of one kind.**"
-        note = " *dense* has one behaviour and stands here for comparison." if split.mixed else ""
-        parts += [
-            f"{title} Prefill: `generate` of one token, deciding included; step: each later one of "
-            f"{args.answer_tokens}.{note}",
-            table(COLUMNS, lines),
-        ]
+    built = {split: {name: answers(name, sizes, args.rank, split) for name in NAMES} for split in splits(sizes)}
+    for split, models in built.items():
+        check(sizes, models, split)
+
+    def timed() -> tuple[list[str], dict[str, float]]:
+        measured = [timed_parts(split, models, args) for split, models in built.items()]
+        return [part for parts, _ in measured for part in parts], {
+            k: v for _, bars in measured for k, v in bars.items()
+        }
+
+    parts, ratios = each_thread_count(args, timed)
     if not args.skip_memory:
         lines = []
-        for name in NAMES:
-            peak = peak_memory(args.device, args.threads, once, name, sizes, args.rank, split)
-            lines.append([name, f"{weights[name]:.0f}", f"{peak:.0f}"])
+        for name, (_, model) in built[split].items():
+            peak = peak_memory(args.device, args.threads[0], once, name, sizes, args.rank, split)
+            lines.append([name, f"{megabytes(model):.0f}", f"{peak:.0f}"])
         parts += [
             "**Memory** for the mixed batch, building the model included.",
             table(["", "weights, MB", "peak, MB"], lines),
@@ -209,7 +232,8 @@ def main(argv: list[str] | None = None) -> None:
         f"LoRA of rank {args.rank} (PEFT {peft.__version__}); hybrids with `router_layer` 1. All but *LoRA* and "
         "*dense* gave equal answers, and so did *dense* to queries of one kind."
     )
-    write_section(args, [introduction(args, sizes, argv), about, *parts])
+    picture = write_plot(args, ratios, "the dense model")
+    write_section(args, [introduction(args, sizes, argv), about, picture, *parts])
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from benchmarks import common
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "--repeats 1 --hidden 32 --ffn 48 --layers 3 --vocab 64 --vision_depth 2 --batch 4 --text_tokens 8 --image_side 4 "
-    "--skip_memory"
+    "--repeats 1 --threads 1 2 --hidden 32 --ffn 48 --layers 3 --vocab 64 --vision_depth 2 --batch 4 --text_tokens 8 "
+    "--image_side 4 --skip_memory"
 ).split()
 FLAGS = {
     "branches": ["--decode_tokens", "2"],
@@ -81,6 +81,9 @@ def test_benchmark_fills_its_section(name, tmp_path, opened_for_writing, one_thr
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
     assert f"`python -m benchmarks.{name} --repeats 1" in text and str(tmp_path) not in text
+    assert text.count("### With 1 thread\n") == text.count("### With 2 threads\n") == 1
+    picture = re.search(r"!\[.*\]\((.*)\)", text).group(1)
+    assert "2 threads" in (tmp_path / picture).read_text() and not list(tmp_path.rglob("*.partial"))
     for columns in COLUMNS[name]:
         assert any(columns <= header for header in headers(text)), f"no table with {sorted(columns)}"
     assert not re.search(r"\bnan\b|\binf\b", text)

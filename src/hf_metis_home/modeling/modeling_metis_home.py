@@ -187,30 +187,29 @@ class MetisHomeRouter(nn.Module):
             `torch.FloatTensor` of shape `(batch_size, 2)`: scores, column 1 = thinking.
         """
         with maybe_autocast(device_type=hidden_states.device.type, enabled=False):
-            features = hidden_states.to(self.score.weight.dtype)
-            features = self.normalise(features)
-            if self.pooling == "mean":
-                pooled = self._mean(features, router_mask)
-            elif self.pooling == "modality_mean":
-                text = self._mean(features, router_mask & ~vision_mask)
-                vision = self._mean(features, router_mask & vision_mask)
-                pooled = torch.cat([text, vision], dim=-1)  # [B, 2D]
-            else:
-                weights = self.query(features).masked_fill(~router_mask[..., None], torch.finfo(features.dtype).min)
-                weights = weights.softmax(dim=1)  # [B, T, Q], over the tokens
-                features = features.masked_fill(~router_mask[..., None], 0.0)
-                pooled = torch.einsum("btq,btd->bqd", weights, features).flatten(1)  # [B, QD]
-            return self.score(F.silu(self.up_proj(pooled)))
+            return self.score(F.silu(self.up_proj(self.pool(hidden_states, router_mask, vision_mask))))
+
+    def pool(
+        self, hidden_states: torch.Tensor, router_mask: torch.Tensor, vision_mask: torch.Tensor
+    ) -> torch.FloatTensor:
+        """One vector per prompt, of shape `(batch_size, vectors * hidden_size)`, of its normalised tokens."""
+        features = self.normalise(hidden_states.to(self.score.weight.dtype))
+        # Padding can hold NaN (an attention row with nothing to attend to), which a weight of 0 would not take away.
+        features = features.masked_fill(~router_mask[..., None], 0.0)
+        if self.pooling == "attention":
+            scores = self.query(features).masked_fill(~router_mask[..., None], torch.finfo(features.dtype).min)
+            weights = scores.softmax(dim=1).transpose(1, 2)  # [B, Q, T]
+        else:
+            masks = [router_mask]
+            if self.pooling == "modality_mean":
+                masks = [router_mask & ~vision_mask, router_mask & vision_mask]
+            weights = torch.stack(masks, dim=1).to(features.dtype)  # [B, V, T]
+            weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
+        return (weights @ features).flatten(1)
 
     def normalise(self, features: torch.Tensor) -> torch.Tensor:
         """Bring every token to mean 0 and variance 1: vision features are far larger than those of text."""
         return F.layer_norm(features, (self.hidden_size,))
-
-    @staticmethod
-    def _mean(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # Padding can hold NaN (an attention row with nothing to attend to), so it is replaced, not multiplied by 0.
-        total = features.masked_fill(~mask[..., None], 0.0).sum(dim=1)  # [B, D]
-        return total / mask.sum(dim=1, keepdim=True).clamp(min=1).to(total.dtype)
 
 
 class MetisHomeBranches(nn.Module):
