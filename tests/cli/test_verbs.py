@@ -63,9 +63,18 @@ def upcycle_calls(monkeypatch):
 def test_upcycle_passes_what_was_given(upcycle_calls, capsys):
     command = "upcycle --model_name_or_path dense --output_dir out --thinking_model reasoner --router_layer 0"
     assert main([*command.split(), "--dtype", "bfloat16"]) == 0
-    given = {"thinking_model": "reasoner", "router_layer": 0, "dtype": "bfloat16", "seed": 0}
-    assert upcycle_calls == [(("dense", "out"), given)]
-    assert "out" in capsys.readouterr().out.splitlines()[-1]
+    given = {"thinking_model": "reasoner", "router_layer": 0, "dtype": "bfloat16", "seed": 0, "shared_from": "base"}
+    [(sources, found)] = upcycle_calls
+    words = found.pop("command").split()
+    assert words[:2] == ["metis-home", "upcycle"] and set(command.split()) <= set(words)
+    assert sources == ("dense", "out") and found == given
+    printed = capsys.readouterr().out
+    assert "out" in printed.splitlines()[-1] and "Both branches are equal" not in printed
+
+
+def test_upcycle_says_that_equal_branches_are_a_start(upcycle_calls, capsys):
+    assert main("upcycle --model_name_or_path dense --output_dir out".split()) == 0
+    assert "Both branches are equal" in capsys.readouterr().out
 
 
 def test_upcycle_flags_reach_the_real_function(tmp_path, capsys):

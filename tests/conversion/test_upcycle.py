@@ -203,7 +203,7 @@ def test_other_architecture(tmp_path, dense_folder):
 
 def test_hybrid_is_no_source(tmp_path, dense_folder):
     output = upcycle_checkpoint(dense_folder, tmp_path / "hybrid")
-    with pytest.raises(ValueError, match="It is a two-branch model already"):
+    with pytest.raises(ValueError, match="It is a two-branch model"):
         upcycle_checkpoint(output, tmp_path / "again")
     with pytest.raises(ValueError, match="`dense_model` is a MetisHomeForConditionalGeneration"):
         upcycle(upcycle(tiny_dense()))

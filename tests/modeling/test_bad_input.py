@@ -87,7 +87,7 @@ def test_image_features_that_do_not_match(hybrid):
         ({"thinking_threshold": 1.2}, "`thinking_threshold` is 1.2"),
         ({"thinking_threshold": "half"}, "`thinking_threshold` is 'half'"),
         ({"text_config": text_config(branch_kind="moe")}, "`branch_kind` is 'moe'"),
-        ({"text_config": text_config(router_layer=3)}, "`router_layer` is 3, .* below the number of decoder layers"),
+        ({"text_config": text_config(router_layer=4)}, "`router_layer` is 4, .* below the number of decoder layers"),
         ({"text_config": text_config(router_layer=-1)}, "`router_layer` is -1"),
         ({"text_config": text_config(router_pooling="max")}, "`router_pooling` is 'max'"),
         ({"text_config": text_config(router_hidden_size=0)}, "`router_hidden_size` is 0"),

@@ -5,18 +5,18 @@ import torch
 
 from hf_metis_home.conversion import upcycle
 
-from .tiny import batch, branch_twin, prompt_ids, tiny_dense, tiny_hybrid
+from .tiny import KINDS, batch, branch_twin, prompt_ids, tiny_dense, tiny_hybrid
 
 
 PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("router_layer", [0, 1, 2])
+@pytest.mark.parametrize("kind", [{"router_layer": 2}, *KINDS.values()], ids=["ffn_2", *KINDS])
 @pytest.mark.parametrize("thinking", [True, False, [True, False, False, True], None])
-def test_upcycled_equals_dense(router_layer, thinking, side):
+def test_upcycled_equals_dense(kind, thinking, side):
     dense = tiny_dense()
-    hybrid = upcycle(dense, router_layer=router_layer).eval()
+    hybrid = upcycle(dense, **kind).eval()
     inputs = batch(PROMPTS, side)
     with torch.no_grad():
         expected = dense(**inputs).logits
@@ -25,9 +25,9 @@ def test_upcycled_equals_dense(router_layer, thinking, side):
     assert (found - expected)[kept].abs().max() == 0.0
 
 
-@pytest.mark.parametrize("router_layer", [0, 1])
-def test_mixed_batch_equals_each_branch(router_layer):
-    hybrid = tiny_hybrid(router_layer=router_layer)
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_batch_equals_each_branch(kind):
+    hybrid = tiny_hybrid(**KINDS[kind])
     inputs = batch(PROMPTS)
     thinking = [True, False, False, True]
     with torch.no_grad():

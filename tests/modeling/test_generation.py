@@ -3,7 +3,19 @@
 import pytest
 import torch
 
-from .tiny import NON_THINKING_OPENING, THINKING_OPENING, batch, branch_twin, prompt_ids, tiny_hybrid
+from .tiny import (
+    EOS,
+    IMAGE,
+    KINDS,
+    NON_THINKING_OPENING,
+    PAD,
+    THINKING_OPENING,
+    VIDEO,
+    batch,
+    branch_twin,
+    prompt_ids,
+    tiny_hybrid,
+)
 
 
 PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
@@ -16,18 +28,20 @@ STRATEGIES = {
 }
 
 
-@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"])
+@pytest.fixture(params=KINDS)
 def hybrid(request):
-    return tiny_hybrid(router_layer=request.param)
+    return tiny_hybrid(**KINDS[request.param])
 
 
 def answers(model, inputs, **kwargs):
-    sequences = model.generate(**inputs, max_new_tokens=6, do_sample=False, **kwargs)
+    # Without a cache, an image token that the model wrote would ask for an image.
+    sequences = model.generate(**inputs, max_new_tokens=6, do_sample=False, suppress_tokens=[IMAGE, VIDEO], **kwargs)
     return sequences[:, inputs["input_ids"].shape[1] :].tolist()
 
 
 def strip(tokens):
-    return [token for token in tokens if token != 0]
+    """Without padding, which beam search writes as the end of sequence where the padding token is 0."""
+    return [token for token in tokens if token not in (PAD, EOS)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

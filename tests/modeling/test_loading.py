@@ -9,6 +9,8 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from hf_metis_home.modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
+from hf_metis_home.modeling.configuration_metis_home import ATTENTION_PROJECTIONS as ATTENTION
+from hf_metis_home.modeling.configuration_metis_home import FFN_PROJECTIONS as FFN
 
 from .tiny import batch, prompt_ids, tiny_hybrid
 
@@ -142,18 +144,23 @@ def test_modules_that_are_not_split_exist(cls):
     assert {type(block).__name__ for block in blocks} == set(model._no_split_modules)
 
 
-def test_tensor_parallel_plan_names_every_linear_once():
-    model = tiny_hybrid()
+@pytest.mark.parametrize("kind", ["ffn", "lora"])
+def test_tensor_parallel_plan_names_every_linear_once(kind):
+    model = tiny_hybrid(router_layer=1, branch_kind=kind, branch_projections=[*FFN, *ATTENTION])
     plan = {pattern: kind for pattern, kind in model._tp_plan.items() if ".layers." in pattern}
     regexes = {re.compile(re.escape(pattern).replace(r"\*", r"\d+")): kind for pattern, kind in plan.items()}
     unused = set(regexes)
     for name, module in model.named_modules():
-        kinds = [kind for regex, kind in regexes.items() if regex.fullmatch(name)]
+        found = [kind for regex, kind in regexes.items() if regex.fullmatch(name)]
         unused -= {regex for regex in regexes if regex.fullmatch(name)}
-        if not isinstance(module, nn.Linear) or ".layers." not in name:
-            assert kinds == [], name  # the router, whose two scores every rank needs, stays whole
+        rows = name.removesuffix(".lora_A").removesuffix(".lora_B").endswith(("o_proj", "down_proj"))
+        # Of a low-rank change, the half that meets what is not split stays whole; so does the router, whose two scores
+        # every rank needs.
+        whole = name.endswith(".lora_B" if rows else ".lora_A")
+        if not isinstance(module, nn.Linear) or ".layers." not in name or whole:
+            assert found == [], name
         else:
-            assert kinds == ["rowwise" if name.endswith(("o_proj", "down_proj")) else "colwise"], name
+            assert found == ["rowwise" if rows else "colwise"], name
     assert unused == set()
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from .tiny import IMAGE, batch, branch_twin, prompt_ids, tiny_hybrid
+from .tiny import IMAGE, KINDS, batch, branch_twin, prompt_ids, tiny_hybrid
 
 
 ROW = st.fixed_dictionaries(
@@ -21,14 +21,14 @@ ROW = st.fixed_dictionaries(
 )
 ROWS = st.lists(ROW, min_size=1, max_size=4)
 SIDE = st.sampled_from(["left", "right"])
-MODEL = st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from(["mean", "modality_mean", "attention"]))
+MODEL = st.tuples(st.sampled_from(sorted(KINDS)), st.sampled_from(["mean", "modality_mean", "attention"]))
 # Nothing is shrunk: batches are small as they are, and it would take minutes.
 FEW = settings(max_examples=25, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 
 
 @cache
-def models(router_layer, pooling):
-    hybrid = tiny_hybrid(router_layer=router_layer, router_pooling=pooling)
+def models(kind, pooling):
+    hybrid = tiny_hybrid(**KINDS[kind], router_pooling=pooling)
     return hybrid, {True: branch_twin(hybrid, "thinking"), False: branch_twin(hybrid, "non_thinking")}
 
 

@@ -12,7 +12,12 @@ from hf_metis_home.modeling import MetisHomeForConditionalGeneration, MetisHomeM
 from .tiny import batch, prompt_ids, tiny_hybrid
 
 
-CODE_FILES = {"configuration_metis_home.py", "generation_metis_home.py", "modeling_metis_home.py"}
+CODE_FILES = {
+    "branches_metis_home.py",
+    "configuration_metis_home.py",
+    "generation_metis_home.py",
+    "modeling_metis_home.py",
+}
 AUTO_MAP = {
     "AutoConfig": "configuration_metis_home.MetisHomeConfig",
     "AutoModel": "modeling_metis_home.MetisHomeModel",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from .generating import CHUNKED_PREFILL, PROMPTS, THINKING, generate
-from .tiny import batch, branch_twin, tiny_hybrid
+from .tiny import KINDS, batch, branch_twin, tiny_hybrid
 
 
 COMPLETIONS = [[30, 31, 32, 1], [40, 1], [50, 51, 52, 53, 54, 1], [60, 61, 1]]
@@ -15,9 +15,9 @@ FORCED = {"thinking": THINKING}
 OPPOSITE = {"thinking": [not flag for flag in THINKING]}
 
 
-@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"])
+@pytest.fixture(params=KINDS)
 def hybrid(request):
-    return tiny_hybrid(router_layer=request.param)
+    return tiny_hybrid(**KINDS[request.param])
 
 
 def mixed_threshold(hybrid, inputs):

@@ -11,6 +11,17 @@ PAD, EOS, TURN_START, ASSISTANT, TURN_END = 0, 1, 5, 6, 7
 HEADER = [TURN_START, ASSISTANT]
 THINKING_OPENING, NON_THINKING_OPENING = [10], [10, 11, 12]
 THINKING_CLOSING = [11, 12]
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
+# What to parametrise over where the kind of branches could matter: arguments of `tiny_hybrid`.
+KINDS = {
+    "ffn_0": {"router_layer": 0},
+    "ffn_1": {"router_layer": 1},
+    "lora_1": {"router_layer": 1, "branch_kind": "lora", "branch_rank": 3, "branch_alpha": 3.0},
+    "lora_attention_0": {
+        "router_layer": 0, "branch_kind": "lora", "branch_rank": 2, "branch_alpha": 2.0,
+        "branch_projections": ATTENTION,
+    },
+}  # fmt: skip
 PATCH_DIM = 3 * 2 * 14 * 14
 
 
@@ -72,23 +83,32 @@ def tiny_hybrid(seed: int = 0, **text):
     router = model.model.language_model.router
     torch.nn.init.normal_(router.up_proj.weight, std=0.3)
     torch.nn.init.normal_(router.score.weight, std=0.7)
+    for module in model.modules():
+        if hasattr(module, "lora_B"):
+            torch.nn.init.normal_(module.lora_B.weight, std=0.2)
     return model
 
 
 def branch_twin(hybrid, branch: str):
     """The dense model that a hybrid is when it takes one branch."""
     dense = tiny_dense(**{"num_hidden_layers": hybrid.config.text_config.num_hidden_layers})
+    state = hybrid.state_dict()
+    for name in list(state):
+        parent, _, rest = name.partition(f".{branch}.")
+        if name.endswith(".lora_A.weight") and rest:
+            projection = rest.removesuffix(".lora_A.weight")
+            module = hybrid.get_submodule(name.removesuffix(".lora_A.weight"))
+            change = module.lora_B.weight @ module.lora_A.weight * module.scaling
+            state[f"{parent}.{projection}.weight"] = (state[f"{parent}.{projection}.weight"] + change).detach()
+        elif rest and ".lora_" not in name:
+            state[f"{parent}.{rest}"] = state[name]
     state = {
-        name.replace(f".mlp.{branch}.", ".mlp."): tensor
-        for name, tensor in hybrid.state_dict().items()
-        if ".router." not in name and not (".mlp." in name and f".mlp.{_other(branch)}." in name)
+        name: tensor
+        for name, tensor in state.items()
+        if not any(part in name for part in (".router.", ".thinking.", ".non_thinking."))
     }
     dense.load_state_dict(state, strict=True)
     return dense
-
-
-def _other(branch: str) -> str:
-    return {"thinking": "non_thinking", "non_thinking": "thinking"}[branch]
 
 
 def prompt_ids(seed: int, length: int = 8, images: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ from ._arguments import parse_arguments
 
 PACKAGE = Path(__file__).parents[1]
 # What the package raises on purpose, with a text made for users.
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError)
+USER_ERRORS = (ValueError, OSError, ImportError)
 
 
 def run_verb(

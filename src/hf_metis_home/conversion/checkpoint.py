@@ -1,30 +1,115 @@
-"""Dense Qwen2.5-VL checkpoints: reading, naming and accounting for every tensor before anything is built on them."""
+"""Checkpoint folders, opened without reading them: where each tensor is, and what it should be."""
 
+import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file
-from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig, Qwen2_5_VLForConditionalGeneration
 
 
-SOURCE_MODEL_TYPE = "qwen2_5_vl"
+DENSE, HYBRID = "qwen2_5_vl", "metis_home"  # values of `model_type`
+INDEX = "model.safetensors.index.json"
 SHOWN_KEYS = 4  # tensor names an error spells out
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def resolve_folder(model_name_or_path: str | Path, argument: str) -> Path:
+@dataclass
+class LazyTensor:
+    """A tensor that is read, or computed, when it is asked for."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "LazyTensor":
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def to(self, dtype: torch.dtype | None) -> "LazyTensor":
+        if dtype in (None, self.dtype):
+            return self
+        return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))
+
+
+@dataclass
+class Checkpoint:
+    """
+    A folder of safetensors with a configuration.
+
+    `tensors` has transformers v5 names; a tensor that is read is mapped from its file, not copied. `layout` is
+    `"native"` where the files use those names too, `"legacy"` where they use those of earlier versions
+    (`model.layers.*`, `visual.*`), as on the Hub.
+    """
+
+    folder: Path
+    config: PreTrainedConfig
+    tensors: dict[str, LazyTensor]
+    files: list[Path]
+    layout: str
+
+    def sha256(self) -> dict[str, str]:
+        """Of every file with weights."""
+        digests = {}
+        for path in self.files:
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+
+def open_checkpoint(model_name_or_path: str | Path, argument: str, model_type: str = DENSE) -> Checkpoint:
+    """
+    Open a checkpoint and compare the names and shapes of its tensors with what its configuration calls for.
+
+    Args:
+        model_name_or_path (`str` or `Path`):
+            Local folder or Hub repository.
+        argument (`str`):
+            What an error calls it.
+        model_type (`str`, *optional*, defaults to `"qwen2_5_vl"`):
+            `"qwen2_5_vl"` for dense checkpoints, `"metis_home"` for two-branch ones.
+
+    Raises:
+        FileNotFoundError: no such folder or repository, no safetensors, a missing shard.
+        ValueError: another architecture, a quantised checkpoint, a damaged shard, an index that disagrees with the
+            shards, tensors that are missing, extra, of another shape or not of a floating-point type.
+    """
+    folder = resolve_folder(model_name_or_path, argument)
+    config = read_config(folder, argument, model_type)
+    tensors, files, names = {}, _files(folder, argument), []
+    for path in files:
+        for name, tensor in open_file(path, argument).items():
+            if native_name(name) in tensors:
+                raise ValueError(f"`{argument}` is {str(folder)!r}, in which the tensor {name} is stored twice.")
+            tensors[native_name(name)] = tensor
+            names.append(name)
+    _check_index(folder, argument, files, names)
+    layout = "native" if any(name.startswith("model.language_model.") for name in names) else "legacy"
+    check_tensors(tensors, config, argument, str(model_name_or_path))
+    return Checkpoint(folder, config, tensors, files, layout)
+
+
+def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: str = "config.json") -> Path:
     """
     The local folder of a checkpoint: the path itself, or the Hub repository's snapshot.
 
     Raises:
-        FileNotFoundError: neither a folder with a `config.json` nor a repository that can be reached.
+        FileNotFoundError: neither a folder with its configuration nor a repository that can be reached.
     """
     folder = Path(model_name_or_path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / config_name).is_file():
             raise FileNotFoundError(
-                f"`{argument}` is {str(model_name_or_path)!r}, a folder without a config.json. Pass the folder that "
+                f"`{argument}` is {str(model_name_or_path)!r}, a folder without a {config_name}. Pass the folder that "
                 "`save_pretrained` wrote, or a Hub repository id."
             )
         return folder
@@ -38,45 +123,95 @@ def resolve_folder(model_name_or_path: str | Path, argument: str) -> Path:
         ) from error
 
 
-def read_config(folder: Path, argument: str) -> Qwen2_5_VLConfig:
-    """The configuration of a dense Qwen2.5-VL checkpoint. An error for any other architecture."""
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if model_type != SOURCE_MODEL_TYPE:
-        hint = " It is a two-branch model already." if model_type == "metis_home" else ""
+def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrainedConfig:
+    """The configuration in a folder. An error for another architecture than the one asked for."""
+    from ..modeling import MetisHomeConfig
+
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != model_type:
+        wanted = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
+        hint = f" It is {wanted[found]}." if found in wanted else ""
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose model_type is {model_type!r}, but only dense Qwen2.5-VL "
-            f"checkpoints ({SOURCE_MODEL_TYPE!r}) can be upcycled.{hint}"
+            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {wanted[model_type]} "
+            f"({model_type!r}).{hint}"
         )
-    config = AutoConfig.from_pretrained(folder)
+    config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Upcycle the original weights and quantise the "
+            f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights and quantise the "
             "result."
         )
     return config
 
 
-def read_tensors(folder: Path, argument: str) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder under transformers v5 names, on the CPU in the stored dtype."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+def _files(folder: Path, argument: str) -> list[Path]:
+    if (folder / INDEX).is_file():
+        names = sorted(set(_weight_map(folder, argument).values()))
     elif (folder / "model.safetensors").is_file():
         names = ["model.safetensors"]
     else:
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, which holds neither model.safetensors nor model.safetensors.index.json. "
-            "Only safetensors are read; convert other formats with `save_pretrained` first."
+            f"`{argument}` is {str(folder)!r}, which holds neither model.safetensors nor {INDEX}. Only safetensors are "
+            + (f"read, and {pickled[0]} is a pickle, which can run code: l" if pickled else "read: l")
+            + "oad the model where you trust it and write it again with `save_pretrained`."
         )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, whose index names shards that are absent: {missing}."
+            f"`{argument}` is {str(folder)!r}, whose index names shards that are absent: {some(missing)}. Fetch the "
+            "checkpoint again."
         )
+    return [folder / name for name in names]
+
+
+def _weight_map(folder: Path, argument: str) -> dict[str, str]:
+    try:
+        return json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"`{argument}` is {str(folder)!r}, whose {INDEX} is damaged ({error!r}). Fetch the checkpoint again."
+        ) from error
+
+
+def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
+    """The tensors of one safetensors file, under the names that they have in it."""
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"`{argument}`: {str(path)!r} is truncated or damaged ({error}). Fetch or save it again."
+        ) from error
     tensors = {}
-    for name in names:
-        tensors.update(load_file(folder / name))
-    return {native_name(name): tensor for name, tensor in tensors.items() if not name.endswith(".inv_freq")}
+    for name in file.keys():  # noqa: SIM118 (a file is no mapping)
+        if name.endswith(".inv_freq"):
+            continue  # a buffer of old checkpoints, computed anew by the model
+        part = file.get_slice(name)
+        if part.get_dtype() not in DTYPES:
+            raise ValueError(
+                f"`{argument}`: {name} in {str(path)!r} has the type {part.get_dtype()}, but weights must be one of "
+                f"{list(DTYPES)}. Convert the original weights, not quantised ones."
+            )
+        tensors[name] = LazyTensor(
+            tuple(part.get_shape()), DTYPES[part.get_dtype()], lambda name=name: _read(path, name)
+        )
+    return tensors
+
+
+def _read(path: Path, name: str) -> torch.Tensor:
+    # Mapped anew each time: one tensor then can be written twice, which safetensors refuses for shared memory.
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
+
+
+def _check_index(folder: Path, argument: str, files: list[Path], names: list[str]) -> None:
+    if not (folder / INDEX).is_file():
+        return
+    indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}
+    if wrong := sorted(indexed.symmetric_difference(names)):
+        raise ValueError(
+            f"`{argument}` is {str(folder)!r}, whose {INDEX} and shards disagree in {len(wrong)} tensors: "
+            f"{some(wrong)}. Fetch or save the checkpoint again."
+        )
 
 
 def native_name(name: str) -> str:
@@ -91,14 +226,21 @@ def native_name(name: str) -> str:
     return name
 
 
-def check_tensors(tensors: dict[str, torch.Tensor], config: Qwen2_5_VLConfig, argument: str, source: str) -> None:
+def legacy_name(name: str) -> str:
+    """The name of a tensor in the layout of earlier checkpoints, from its transformers v5 name."""
+    if name.startswith("model.visual."):
+        return name.removeprefix("model.")
+    return name.replace("model.language_model.", "model.", 1)
+
+
+def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source: str) -> None:
     """
     Compare names and shapes with what the configuration calls for.
 
     Args:
-        tensors (`dict[str, torch.Tensor]`):
-            In v5 names. A tied head is taken out.
-        config ([`~transformers.Qwen2_5_VLConfig`]):
+        tensors (`dict[str, LazyTensor]` or `dict[str, torch.Tensor]`):
+            In v5 names.
+        config ([`~transformers.Qwen2_5_VLConfig`] or [`MetisHomeConfig`]):
             The source's.
         argument, source (`str`):
             How an error names the source: the argument and its value.
@@ -106,31 +248,49 @@ def check_tensors(tensors: dict[str, torch.Tensor], config: Qwen2_5_VLConfig, ar
     Raises:
         ValueError: naming every difference: tensors that are missing, that nothing asks for, or of another shape.
     """
-    with torch.device("meta"):
-        expected = Qwen2_5_VLForConditionalGeneration(config).state_dict()
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight", None)
-        tensors.pop("lm_head.weight", None)
-    problems = []
-    if missing := sorted(expected.keys() - tensors.keys()):
-        problems.append(f"{len(missing)} tensors are missing: {_some(missing)}")
-    if extra := sorted(tensors.keys() - expected.keys()):
-        problems.append(f"{len(extra)} tensors belong to no part of the model: {_some(extra)}")
-    shapes = [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    if shapes:
-        problems.append(f"{len(shapes)} tensors have another shape than the config says: {_some(shapes)}")
+    problems = tensor_problems({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
     if problems:
+        kind = "Qwen2.5-VL" if config.model_type == DENSE else "two-branch"
         raise ValueError(
-            f"`{argument}` is not a complete Qwen2.5-VL checkpoint ({source}); nothing was converted.\n- "
+            f"`{argument}` is not a complete {kind} checkpoint ({source}); nothing was converted.\n- "
             + "\n- ".join(problems)
             + "\nGive the whole checkpoint and the config.json that belongs to it; fetch or save it again if need be."
         )
 
 
-def _some(items: list[str]) -> str:
+def tensor_problems(shapes: dict[str, tuple[int, ...]], config: PreTrainedConfig) -> list[str]:
+    """Every difference between the tensors that there are and those that the configuration calls for."""
+    expected = expected_shapes(config)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # stored or not
+    problems = []
+    if missing := sorted(expected.keys() - shapes.keys() - tied):
+        problems.append(f"{len(missing)} tensors are missing: {some(missing)}")
+    if extra := sorted(shapes.keys() - expected.keys()):
+        problems.append(f"{len(extra)} tensors belong to no part of the model: {some(extra)}")
+    wrong = [
+        f"{name} is {shapes[name]}, expected {expected[name]}"
+        for name in sorted(expected.keys() & shapes.keys())
+        if shapes[name] != expected[name]
+    ]
+    if wrong:
+        problems.append(f"{len(wrong)} tensors have another shape than the config says: {some(wrong)}")
+    return problems
+
+
+def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of the model that a configuration describes."""
+    from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
+
+    with torch.device("meta"):
+        if config.model_type == DENSE:
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        elif config.text_config.router_layer == config.text_config.num_hidden_layers:
+            model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router alone has no head
+        else:
+            model = MetisHomeForConditionalGeneration(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def some(items: list[str]) -> str:
     shown = ", ".join(items[:SHOWN_KEYS])
     return shown if len(items) <= SHOWN_KEYS else f"{shown} and {len(items) - SHOWN_KEYS} more"

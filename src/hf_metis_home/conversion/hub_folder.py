@@ -1,7 +1,9 @@
 """A complete Hub repository on disk: weights, remote code, processor, generation config and card, or nothing at all."""
 
+import glob
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,17 +44,18 @@ def save_hub_folder(model, processor, output_dir: str | Path, *, files: dict[str
     Returns:
         `Path`: `output_dir`.
     """
-    card = {
-        "router_layer": model.config.text_config.router_layer,
-        "thinking_threshold": model.config.thinking_threshold,
-        **card,
-    }
     with staged_folder(output_dir) as staging:
         model.save_pretrained(staging)
-        processor.save_pretrained(staging)
-        for name, text in {"README.md": render_model_card(**card), **(files or {})}.items():
-            (staging / name).write_text(text, encoding="utf-8")
+        write_around(staging, model.config, processor, files, **card)
     return Path(output_dir)
+
+
+def write_around(folder: Path, config, processor, files: dict[str, str] | None = None, **card) -> None:
+    """What stands in a Hub folder beside the model: processor, card and further text files."""
+    about = {"router_layer": config.text_config.router_layer, "thinking_threshold": config.thinking_threshold}
+    processor.save_pretrained(folder)
+    for name, text in {"README.md": render_model_card(**{**about, **card}), **(files or {})}.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -60,12 +63,24 @@ def staged_folder(output_dir: str | Path) -> Iterator[Path]:
     """
     A new folder beside `output_dir`, moved into its place when the block ends, removed when the block fails.
 
+    What a killed process of this machine left there is removed first.
+
     Raises:
         FileExistsError: `output_dir` has content.
     """
     output_dir = check_output_dir(output_dir)
-    staging = output_dir.parent / f".{output_dir.name}.{os.getpid()}.partial"
-    staging.mkdir(parents=True)
+    host = socket.gethostname()
+    for left in output_dir.parent.glob(f".{glob.escape(output_dir.name)}.{glob.escape(host)}.*.partial"):
+        if not _is_running(left.suffixes[-2].removeprefix(".")):
+            shutil.rmtree(left, ignore_errors=True)
+    staging = output_dir.parent / f".{output_dir.name}.{host}.{os.getpid()}.partial"
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            f"`output_dir` is {str(output_dir)!r}, beside which no folder can be made ({error}). Choose a place where "
+            "you may write."
+        ) from error
     try:
         yield staging
     except BaseException:
@@ -74,3 +89,13 @@ def staged_folder(output_dir: str | Path) -> Iterator[Path]:
     if output_dir.is_dir():
         output_dir.rmdir()
     shutil.move(staging, output_dir)
+
+
+def _is_running(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True

@@ -1,23 +1,34 @@
 """
-Upcycling: a dense Qwen2.5-VL becomes a two-branch model whose branches both equal it (arXiv 2510.20519, section on
-Stage-SFT: both experts start from the RL-trained dense model).
-
-The source is read whole; the two-branch model and the source are in memory together.
+Upcycling: a dense Qwen2.5-VL becomes a two-branch model whose branches equal their sources (arXiv 2510.20519, section
+on Stage-SFT: both experts start from the RL-trained dense model).
 """
 
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.dynamic_module_utils import custom_object_save
 
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.modeling_metis_home import MetisHomeRouter
+from .adapters import Adapter, branch_options, check_adapter, low_rank_tensors, merged, read_adapter
 from .chat_template import prepare_processor
-from .checkpoint import check_tensors, read_config, read_tensors, resolve_folder
-from .hub_folder import check_output_dir, save_hub_folder
+from .checkpoint import LazyTensor, check_tensors, open_checkpoint
+from .hub_folder import check_output_dir, staged_folder, write_around
+from .shards import check_space, shard_limit, write_shards
+
+
+SHARED_FROM = ("base", "thinking", "mean")
+OPTIONS = (
+    "branch_kind", "branch_rank", "branch_alpha", "branch_projections",
+    "router_layer", "router_pooling", "router_hidden_size",
+)  # fmt: skip
 
 
 def upcycle(
@@ -26,8 +37,9 @@ def upcycle(
     *,
     thinking_model: Qwen2_5_VLForConditionalGeneration | None = None,
     non_thinking_model: Qwen2_5_VLForConditionalGeneration | None = None,
+    shared_from: Literal["base", "thinking", "mean"] = "base",
     seed: int = 0,
-    **router_options,
+    **options,
 ) -> MetisHomeForConditionalGeneration:
     """
     Two branches from a dense model in memory. The result shares no memory with its sources.
@@ -38,18 +50,24 @@ def upcycle(
         processor ([`~transformers.Qwen2_5_VLProcessor`], *optional*):
             Changed in place: its chat template learns `enable_thinking`, and the configuration learns its token ids.
         thinking_model, non_thinking_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`], *optional*):
-            Give the feed-forward weights of that branch. Their shapes must be the dense model's.
+            Give the feed-forward weights of that branch (`branch_kind="ffn"`). Their shapes must be the dense model's.
+        shared_from (`str`, *optional*, defaults to `"base"`):
+            What gives the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
+            average of what the two branches come from.
         seed (`int`, *optional*, defaults to 0):
-            Seed of the router's initial weights.
-        router_options:
-            `router_layer`, `router_pooling`, `router_hidden_size` of [`MetisHomeTextConfig`].
+            Seed of the initial weights of the router and of low-rank branches.
+        options:
+            `branch_kind`, `branch_rank`, `branch_alpha`, `branch_projections`, `router_layer`, `router_pooling`,
+            `router_hidden_size` of [`MetisHomeTextConfig`].
 
     Returns:
-        [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. Either branch computes what its
-        source computes; the router is untrained and gives every query probability 0.5.
+        [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. Where the shared weights are
+        those of its source, a branch computes what its source computes; the router is untrained and gives every query
+        probability 0.5.
 
     Raises:
-        ValueError: a source that is not a dense Qwen2.5-VL, or sources whose shapes differ.
+        ValueError: a source that is not a dense Qwen2.5-VL, sources whose shapes differ, an option that is unknown or
+            that contradicts another.
 
     Example:
 
@@ -62,9 +80,9 @@ def upcycle(
     >>> model = upcycle(dense, processor, router_layer=1)
     ```
     """
-    sources = {"dense_model": dense_model, "thinking_model": thinking_model, "non_thinking_model": non_thinking_model}
-    tensors = {}
-    for argument, model in sources.items():
+    models = {"dense_model": dense_model, "thinking_model": thinking_model, "non_thinking_model": non_thinking_model}
+    sources = {}
+    for argument, model in models.items():
         if model is None:
             continue
         if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.config.model_type != "qwen2_5_vl":
@@ -72,9 +90,18 @@ def upcycle(
                 f"`{argument}` is a {type(model).__name__}, but only a dense Qwen2_5_VLForConditionalGeneration can be "
                 "upcycled."
             )
-        tensors[argument] = dict(model.state_dict())
-        check_tensors(tensors[argument], model.config, argument, f"a {type(model).__name__} in memory")
-    model = _build(dense_model.config, tensors, dtype=dense_model.dtype, seed=seed, **router_options)
+        state = model.state_dict()
+        check_tensors(state, model.config, argument, f"a {type(model).__name__} in memory")
+        sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
+    config = hybrid_config(dense_model.config, **options)
+    tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
+    state = {name: tensor.read().clone() for name, tensor in tensors.items()}
+    model, info = MetisHomeForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True
+    )
+    wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
+    if wrong:
+        raise RuntimeError(f"The two-branch model did not take its weights, which is a bug in the conversion: {wrong}.")
     model.generation_config = GenerationConfig.from_dict(dense_model.generation_config.to_dict())
     if processor is not None:
         prepare_processor(processor, model.config)
@@ -87,12 +114,18 @@ def upcycle_checkpoint(
     *,
     thinking_model: str | Path | None = None,
     non_thinking_model: str | Path | None = None,
+    thinking_adapter: str | Path | None = None,
+    non_thinking_adapter: str | Path | None = None,
+    shared_from: Literal["base", "thinking", "mean"] = "base",
     dtype: str | None = None,
     seed: int = 0,
-    **router_options,
+    command: str | None = None,
+    **options,
 ) -> Path:
     """
     Two branches from checkpoint folders or Hub repositories, written as a complete Hub folder.
+
+    Tensors go from file to file one shard at a time, so this needs the memory of a shard and not that of a model.
 
     Args:
         model_name_or_path (`str` or `Path`):
@@ -100,22 +133,32 @@ def upcycle_checkpoint(
         output_dir (`str` or `Path`):
             Folder to write. Must not exist, or be empty. It appears only when it is complete.
         thinking_model, non_thinking_model (`str` or `Path`, *optional*):
-            Checkpoints that give the feed-forward weights of that branch.
+            Checkpoints that give the feed-forward weights of that branch (`branch_kind="ffn"`).
+        thinking_adapter, non_thinking_adapter (`str` or `Path`, *optional*):
+            PEFT LoRA adapters over the dense model, which become the low-rank change of that branch
+            (`branch_kind="lora"`, which they make the default) or are merged into it (`branch_kind="ffn"`).
+        shared_from (`str`, *optional*, defaults to `"base"`):
+            What gives the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
+            average of what the two branches come from.
         dtype (`str`, *optional*):
-            `"float32"`, `"bfloat16"` or `"float16"`; the source's dtype by default.
+            `"float32"`, `"bfloat16"` or `"float16"`; by default every tensor keeps its own.
         seed (`int`, *optional*, defaults to 0):
-            Seed of the router's initial weights.
-        router_options:
-            `router_layer`, `router_pooling`, `router_hidden_size` of [`MetisHomeTextConfig`].
+            Seed of the initial weights of the router and of low-rank branches.
+        command (`str`, *optional*):
+            The command line, for `upcycle.json`.
+        options:
+            `branch_kind`, `branch_rank`, `branch_alpha`, `branch_projections`, `router_layer`, `router_pooling`,
+            `router_hidden_size` of [`MetisHomeTextConfig`].
 
     Returns:
-        `Path`: the folder. Beside the model it holds `upcycle.json`: the arguments and versions that made it.
+        `Path`: the folder. Beside the model it holds `upcycle.json`: what made it, with the SHA-256 of every input.
 
     Raises:
         FileExistsError: `output_dir` has content.
         FileNotFoundError: a source is missing or has no safetensors.
+        OSError: the disk has not enough room, or cannot be written.
         ValueError: another architecture, tensors that are missing, extra or of another shape, sources that disagree,
-            an unknown dtype or router option.
+            an adapter that does not fit, an option that is unknown or that contradicts another.
     """
     output_dir = check_output_dir(output_dir)
     if dtype not in (None, "float32", "bfloat16", "float16"):
@@ -125,98 +168,193 @@ def upcycle_checkpoint(
         "thinking_model": thinking_model,
         "non_thinking_model": non_thinking_model,
     }
-    folders = {argument: resolve_folder(source, argument) for argument, source in given.items() if source is not None}
-    configs = {argument: read_config(folder, argument) for argument, folder in folders.items()}
-    config = configs["model_name_or_path"]
-    hybrid_config(config, **router_options)  # errors in the options show before gigabytes are read
-    tensors = {}
-    for argument, folder in folders.items():
-        tensors[argument] = read_tensors(folder, argument)
-        check_tensors(tensors[argument], configs[argument], argument, str(given[argument]))
-    tensors["dense_model"] = tensors.pop("model_name_or_path")
-    stored = next(tensor.dtype for tensor in tensors["dense_model"].values() if tensor.is_floating_point())
-    model = _build(config, tensors, dtype=getattr(torch, dtype) if dtype else stored, seed=seed, **router_options)
-
-    dense_folder = folders["model_name_or_path"]
-    if (dense_folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(dense_folder)
-    processor = AutoProcessor.from_pretrained(dense_folder)
-    prepare_processor(processor, model.config)
-
-    record = {
-        **{argument: None if source is None else str(source) for argument, source in given.items()},
-        **{"dtype": str(model.dtype).removeprefix("torch."), "seed": seed, **router_options},
-        "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+    checkpoints = {name: open_checkpoint(source, name) for name, source in given.items() if source is not None}
+    dense = checkpoints["model_name_or_path"]
+    paths = {"thinking": thinking_adapter, "non_thinking": non_thinking_adapter}
+    adapters = {
+        branch: read_adapter(path, f"{branch}_adapter", str(model_name_or_path))
+        for branch, path in paths.items()
+        if path is not None
     }
-    return save_hub_folder(
-        model,
-        processor,
-        output_dir,
-        files={"upcycle.json": json.dumps(record, indent=2) + "\n"},
-        stage="upcycled",
-        base_model=str(model_name_or_path),
-        thinking_model=None if thinking_model is None else str(thinking_model),
-        non_thinking_model=None if non_thinking_model is None else str(non_thinking_model),
+    options = branch_options(adapters, options)
+    config = hybrid_config(dense.config, **options)
+    sources = {name.replace("model_name_or_path", "dense_model"): c.tensors for name, c in checkpoints.items()}
+    tensors = hybrid_tensors(
+        sources, config, adapters, shared_from=shared_from, dtype=getattr(torch, dtype) if dtype else None, seed=seed
     )
+    check_space(output_dir, sum(tensor.nbytes for tensor in tensors.values()))
+    processor = AutoProcessor.from_pretrained(dense.folder)
+    prepare_processor(processor, config)
+
+    with staged_folder(output_dir) as staging, ThreadPoolExecutor(1) as background:
+        hashes = {name: background.submit(checkpoint.sha256) for name, checkpoint in checkpoints.items()}
+        write_shards(staging, tensors, shard_limit(dense.files))
+        write_model_files(staging, config, tensors["model.language_model.norm.weight"].dtype)
+        if (dense.folder / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(dense.folder).save_pretrained(staging)
+        record = {
+            "command": command,
+            **{name: None if source is None else str(source) for name, source in given.items()},
+            **{f"{branch}_adapter": None if path is None else str(path) for branch, path in paths.items()},
+            **{"shared_from": shared_from, "dtype": dtype, "seed": seed, **options},
+            "layout": dense.layout,
+            "stored_head": "lm_head.weight" in dense.tensors,
+            "sha256": {
+                **{name: future.result() for name, future in hashes.items()},
+                **{f"{branch}_adapter": adapter.sha256() for branch, adapter in adapters.items()},
+            },
+            "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+        }
+        card = {name: None if source is None else str(source) for name, source in given.items()}
+        write_around(
+            staging,
+            config,
+            processor,
+            {"upcycle.json": json.dumps(record, indent=2) + "\n"},
+            stage="upcycled",
+            base_model=card.pop("model_name_or_path"),
+            **card,
+        )
+    return output_dir
 
 
-def hybrid_config(dense_config: Qwen2_5_VLConfig, **router_options) -> MetisHomeConfig:
-    """The two-branch configuration of a dense one. An error for options that are not the router's."""
-    known = {"branch_kind", "router_layer", "router_pooling", "router_hidden_size"}
-    if unknown := sorted(router_options.keys() - known):
-        raise ValueError(f"Unknown options {unknown}; a two-branch model takes {sorted(known)}.")
-    options = {name: value for name, value in router_options.items() if value is not None}
+def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
+    """The two-branch configuration of a dense one. An error for options that are not a two-branch model's."""
+    if unknown := sorted(options.keys() - set(OPTIONS)):
+        raise ValueError(f"Unknown options {unknown}; a two-branch model takes {list(OPTIONS)}.")
+    options = {name: value for name, value in options.items() if value is not None}
     fields = dense_config.to_dict()
     for name in ("model_type", "architectures", "auto_map", "transformers_version"):
         fields.pop(name, None)
     fields["text_config"] = {**fields["text_config"], **options}
     fields["text_config"].pop("model_type", None)
-    return MetisHomeConfig(**fields)
+    config = MetisHomeConfig(**fields)
+    text = config.text_config
+    if text.router_layer == text.num_hidden_layers:
+        raise ValueError(
+            f"`router_layer` is {text.router_layer}, the number of decoder layers, which leaves none for the branches. "
+            "Choose a smaller one."
+        )
+    if text.branch_kind == "ffn":
+        if unused := sorted(name for name in ("branch_rank", "branch_alpha", "branch_projections") if name in options):
+            raise ValueError(f"{unused} have no effect with `branch_kind='ffn'`. Drop them, or choose 'lora'.")
+    return config
 
 
-def _build(
-    dense_config: Qwen2_5_VLConfig,
-    tensors: dict[str, dict[str, torch.Tensor]],
-    dtype: torch.dtype,
-    seed: int,
-    **router_options,
-) -> MetisHomeForConditionalGeneration:
-    """The two-branch model from checked tensors of `dense_model` and, where given, `thinking_model`, ..."""
-    config = hybrid_config(dense_config, **router_options)
-    dense = tensors["dense_model"]
-    state = {}
-    for name, tensor in dense.items():
-        if not _is_branch(name, config.text_config.router_layer):
-            state[name] = tensor.clone()
+def hybrid_tensors(
+    sources: dict[str, dict[str, LazyTensor]],
+    config: MetisHomeConfig,
+    adapters: dict[str, Adapter] | None = None,
+    *,
+    shared_from: str = "base",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> dict[str, LazyTensor]:
+    """
+    The tensors of a two-branch model, none of them read yet.
+
+    Args:
+        sources (`dict[str, dict[str, LazyTensor]]`):
+            Checked tensors of `dense_model` and, where given, `thinking_model` and `non_thinking_model`.
+        adapters (`dict[str, Adapter]`, *optional*):
+            By branch.
+    """
+    text, adapters = config.text_config, adapters or {}
+    dense = sources["dense_model"]
+    _check_sources(sources, adapters, text.branch_kind, shared_from)
+    for branch, adapter in adapters.items():
+        check_adapter(adapter, f"{branch}_adapter", dense, text)
+
+    tensors = {}
+    for name in dense:
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if text.branch_kind == "lora" or not is_branch_tensor(name, text.router_layer):
+            tensors[name] = _shared(name, sources, shared_from).to(dtype)
             continue
         for branch in BRANCHES:
-            source = tensors.get(f"{branch}_model", dense)
-            if name not in source or source[name].shape != tensor.shape:
-                found = tuple(source[name].shape) if name in source else "absent"
-                raise ValueError(
-                    f"`{branch}_model` and the dense model disagree in {name}: {found} against {tuple(tensor.shape)}. "
-                    "All sources must have the same sizes."
-                )
-            state[name.replace(".mlp.", f".mlp.{branch}.")] = source[name].clone()
+            source = sources.get(f"{branch}_model", dense)[name]
+            if branch in adapters:
+                source = merged(name, source, adapters[branch])
+            tensors[name.replace(".mlp.", f".mlp.{branch}.")] = source.to(dtype)
+    if text.branch_kind == "lora":
+        tensors |= low_rank_tensors(dense, text, adapters, dtype, seed)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        router = MetisHomeRouter(config.text_config)
-    state.update({f"model.language_model.router.{name}": tensor for name, tensor in router.state_dict().items()})
-    model, info = MetisHomeForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+        router = MetisHomeRouter(text).state_dict()
+    return tensors | {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
+
+
+def is_branch_tensor(name: str, router_layer: int) -> bool:
+    """Whether a dense tensor is part of both branches: the feed-forward weights from layer `router_layer` on."""
+    layer = re.match(r"model\.language_model\.layers\.(\d+)\.mlp\.", name)
+    return layer is not None and int(layer.group(1)) >= router_layer
+
+
+def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str, shared_from: str) -> None:
+    if shared_from not in SHARED_FROM:
+        raise ValueError(f"`shared_from` is {shared_from!r}, but must be one of {list(SHARED_FROM)}.")
+    own = [f"{branch}_model" for branch in BRANCHES if f"{branch}_model" in sources]
+    if own and branch_kind == "lora":
+        raise ValueError(
+            f"`{own[0]}` gives whole feed-forward networks, which `branch_kind='lora'` cannot hold. Choose 'ffn', or "
+            f"turn the difference into an adapter and pass it as `{own[0].replace('_model', '_adapter')}`."
+        )
+    for branch in adapters:
+        if f"{branch}_model" in sources:
+            raise ValueError(f"`{branch}_model` and `{branch}_adapter` both give the {branch} branch. Pass one.")
+    if adapters and shared_from != "base":
+        raise ValueError(
+            f"`shared_from` is {shared_from!r}, but adapters belong to the weights of the dense model. Use 'base'."
+        )
+    if shared_from == "thinking" and "thinking_model" not in sources:
+        raise ValueError("`shared_from` is 'thinking', but there is no `thinking_model`. Pass one, or use 'base'.")
+    if shared_from == "mean" and not own:
+        raise ValueError(
+            "`shared_from` is 'mean', but neither `thinking_model` nor `non_thinking_model` is given, so there is "
+            "nothing to average. Pass one, or use 'base'."
+        )
+    dense = sources["dense_model"]
+    for argument in own:
+        for name, tensor in dense.items():
+            if name == "lm_head.weight":
+                continue  # stored or not where it is tied
+            found = sources[argument][name].shape if name in sources[argument] else "absent"
+            if found != tensor.shape:
+                raise ValueError(
+                    f"`{argument}` and the dense model disagree in {name}: {found} against {tensor.shape}. All sources "
+                    "must have the same sizes."
+                )
+    if "lm_head.weight" in dense and any("lm_head.weight" not in sources[argument] for argument in own):
+        if shared_from != "base":
+            raise ValueError(
+                "The sources disagree on whether the head is tied to the embeddings. Use `shared_from='base'`."
+            )
+
+
+def _shared(name: str, sources: dict[str, dict[str, LazyTensor]], shared_from: str) -> LazyTensor:
+    dense = sources["dense_model"]
+    if shared_from == "base":
+        return dense[name]
+    thinking = sources.get("thinking_model", dense)[name]
+    if shared_from == "thinking":
+        return thinking
+    non_thinking = sources.get("non_thinking_model", dense)[name]
+    return LazyTensor(
+        thinking.shape,
+        thinking.dtype,
+        lambda: ((thinking.read().float() + non_thinking.read().float()) / 2).to(thinking.dtype),
     )
-    if wrong := {
-        kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]
-    }:
-        raise RuntimeError(f"The two-branch model did not take its weights, which is a bug in the conversion: {wrong}.")
-    return model
 
 
-def _is_branch(name: str, router_layer: int) -> bool:
-    """Whether a dense tensor is copied into both branches: the feed-forward weights from layer `router_layer` on."""
-    prefix, _, rest = name.partition("language_model.layers.")
-    if prefix != "model." or not rest:
-        return False
-    layer, module = rest.split(".")[:2]
-    return module == "mlp" and int(layer) >= router_layer
+def write_model_files(folder: Path, config: MetisHomeConfig, dtype: torch.dtype) -> None:
+    """The configuration and the code that the weights in a folder belong to, as `save_pretrained` writes them."""
+    from ..modeling import MetisHomeModel
+
+    alone = config.text_config.router_layer == config.text_config.num_hidden_layers
+    with torch.device("meta"):
+        model = (MetisHomeModel if alone else MetisHomeForConditionalGeneration)(config)
+    config.architectures, config.dtype = [type(model).__name__], dtype
+    custom_object_save(model, folder, config=config)
+    config.save_pretrained(folder)

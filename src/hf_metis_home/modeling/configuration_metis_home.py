@@ -4,8 +4,10 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 
-BRANCH_KINDS = ("ffn",)
+BRANCH_KINDS = ("ffn", "lora")
 BRANCHES = ("thinking", "non_thinking")
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+FFN_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 ROUTER_POOLINGS = ("mean", "modality_mean", "attention")
 
 # `save_pretrained` adds one model class on its own; both are needed, since `AutoModel` is what serving engines ask for.
@@ -16,6 +18,9 @@ AUTO_MAP = {
 }
 
 
+COLUMNS, ROWS = (*ATTENTION_PROJECTIONS[:3], *FFN_PROJECTIONS[:2]), ("o_proj", "down_proj")
+
+
 class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
     r"""
     Language-model part of a [`MetisHomeConfig`]: the fields of
@@ -23,12 +28,21 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
 
     Args:
         branch_kind (`str`, *optional*, defaults to `"ffn"`):
-            What a branch is made of. `"ffn"`: two full feed-forward networks in every two-branch layer.
+            What a branch is made of. `"ffn"`: two full feed-forward networks in every two-branch layer. `"lora"`: one
+            network for both, and per branch a low-rank change of its projections.
+        branch_rank (`int`, *optional*, defaults to 16):
+            Rank of the changes of the `"lora"` kind.
+        branch_alpha (`float`, *optional*, defaults to 32.0):
+            The changes of the `"lora"` kind are multiplied by `branch_alpha / branch_rank`.
+        branch_projections (`list[str]`, *optional*, defaults to `["gate_proj", "up_proj", "down_proj"]`):
+            What the `"lora"` kind changes in every two-branch layer: any of these, and of `"q_proj"`, `"k_proj"`,
+            `"v_proj"`, `"o_proj"`. A skill that needs attention is learnt badly by feed-forward networks alone.
         router_layer (`int`, *optional*, defaults to 1):
-            Depth `k` of the router, `0 <= k < num_hidden_layers`. The first `k` decoder layers keep one shared
+            Depth `k` of the router, `0 <= k <= num_hidden_layers`. The first `k` decoder layers keep one shared
             feed-forward network and the router reads the hidden states after them; `0` reads the input embeddings
             (text and projected vision features). The paper splits every layer (`0`) and does not say what its router
-            reads; the default is our choice, from the measurement in `docs/experiments.md`.
+            reads; the default is our choice, from the measurement in `docs/experiments.md`. With
+            `k == num_hidden_layers` there is no branch: the model is a router alone, which can `route()` and no more.
         router_pooling (`str`, *optional*, defaults to `"modality_mean"`):
             How the prompt's hidden states become one vector. `"mean"`: the mean over all tokens; `"modality_mean"`:
             one mean over text tokens and one over vision tokens, side by side; `"attention"`: four learned queries
@@ -41,19 +55,10 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
 
     model_type = "metis_home_text"
     base_config_key = "text_config"
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        **{
-            f"layers.*.mlp.{branch}{projection}": plan
-            for branch in ("", "thinking.", "non_thinking.")
-            for projection, plan in (("gate_proj", "colwise"), ("up_proj", "colwise"), ("down_proj", "rowwise"))
-        },
-    }
-
     branch_kind: str = "ffn"
+    branch_rank: int = 16
+    branch_alpha: float = 32.0
+    branch_projections: list[str] | tuple[str, ...] = FFN_PROJECTIONS
     router_layer: int = 1
     router_pooling: str = "modality_mean"
     router_hidden_size: int = 256
@@ -64,10 +69,19 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
         errors = []
         if self.branch_kind not in BRANCH_KINDS:
             errors.append(f"`branch_kind` is {self.branch_kind!r}, but must be one of {list(BRANCH_KINDS)}.")
-        if not 0 <= self.router_layer < self.num_hidden_layers:
+        if self.branch_rank < 1:
+            errors.append(f"`branch_rank` is {self.branch_rank}, but must be at least 1.")
+        if self.branch_alpha <= 0:
+            errors.append(f"`branch_alpha` is {self.branch_alpha}, but must be above 0, or branches change nothing.")
+        known = (*FFN_PROJECTIONS, *ATTENTION_PROJECTIONS)
+        self.branch_projections = list(self.branch_projections)
+        if not self.branch_projections or not set(self.branch_projections) <= set(known):
+            errors.append(f"`branch_projections` is {self.branch_projections}, but must be some of {list(known)}.")
+        if not 0 <= self.router_layer <= self.num_hidden_layers:
             errors.append(
                 f"`router_layer` is {self.router_layer}, but must be at least 0 and below the number of decoder "
-                f"layers ({self.num_hidden_layers}), so that at least one layer has two branches."
+                f"layers ({self.num_hidden_layers}), so that at least one layer has two branches; equal to it, the "
+                "model is a router alone."
             )
         if self.router_pooling not in ROUTER_POOLINGS:
             errors.append(f"`router_pooling` is {self.router_pooling!r}, but must be one of {list(ROUTER_POOLINGS)}.")
@@ -75,6 +89,23 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
             errors.append(f"`router_hidden_size` is {self.router_hidden_size}, but must be at least 1.")
         if errors:
             raise ValueError("\n".join(errors))
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How tensor parallelism splits every linear layer of the decoder, the branches' included."""
+        plan = {}
+        for projections, kind in ((COLUMNS, "colwise"), (ROWS, "rowwise")):
+            for projection in projections:
+                module = "mlp" if projection in FFN_PROJECTIONS else "self_attn"
+                plan[f"layers.*.{module}.{projection}"] = kind
+                for branch in BRANCHES:
+                    name = f"layers.*.{module}.{branch}.{projection}"
+                    if self.branch_kind == "lora":
+                        # The half that meets what is split; the other is whole on every device.
+                        plan[f"{name}.{'lora_B' if kind == 'colwise' else 'lora_A'}"] = kind
+                    elif module == "mlp":
+                        plan[name] = kind
+        return plan
 
 
 class MetisHomeConfig(Qwen2_5_VLConfig):

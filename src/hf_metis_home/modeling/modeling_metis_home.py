@@ -9,7 +9,6 @@ Nothing is kept on a module between calls: a decision lives in the arguments of 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,14 +25,26 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLModel,
     Qwen2_5_VLPreTrainedModel,
     Qwen2_5_VLTextModel,
-    Qwen2MLP,
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_metis_home import BRANCHES, MetisHomeConfig, MetisHomeTextConfig, check_only_branch
+from .branches_metis_home import (
+    BranchRows,
+    MetisHomeBranches,
+    MetisHomeLowRankAttention,
+    MetisHomeLowRankMLP,
+    MetisHomeZeroLinear,
+)
+from .configuration_metis_home import (
+    ATTENTION_PROJECTIONS,
+    BRANCHES,
+    MetisHomeConfig,
+    MetisHomeTextConfig,
+    check_only_branch,
+)
 from .generation_metis_home import (
     GenerationDecision,
     ThinkingBudgetLogitsProcessor,
@@ -43,14 +54,6 @@ from .generation_metis_home import (
 
 
 ROUTER_QUERIES = 4  # learned queries of the "attention" pooling
-
-
-class BranchRows(NamedTuple):
-    """Which rows of a batch each branch computes, and the permutation that restores their order (`LongTensor`s)."""
-
-    thinking: torch.Tensor
-    non_thinking: torch.Tensor
-    order: torch.Tensor
 
 
 @dataclass
@@ -145,14 +148,6 @@ def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | N
     return thinking.to(device=device, dtype=torch.bool if decided else torch.long)
 
 
-class MetisHomeRouterScore(nn.Linear):
-    """The router's last layer. Its own class because it alone starts at zero."""
-
-    def reset_parameters(self):
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-
 class MetisHomeRouter(nn.Module):
     """
     Pools the prompt's hidden states and scores the two branches.
@@ -169,7 +164,7 @@ class MetisHomeRouter(nn.Module):
         if self.pooling == "attention":
             self.query = nn.Linear(config.hidden_size, ROUTER_QUERIES, bias=False)
         self.up_proj = nn.Linear(vectors * config.hidden_size, config.router_hidden_size)
-        self.score = MetisHomeRouterScore(config.router_hidden_size, 2)
+        self.score = MetisHomeZeroLinear(config.router_hidden_size, 2)
 
     def forward(
         self, hidden_states: torch.Tensor, router_mask: torch.Tensor, vision_mask: torch.Tensor
@@ -212,50 +207,23 @@ class MetisHomeRouter(nn.Module):
         return F.layer_norm(features, (self.hidden_size,))
 
 
-class MetisHomeBranches(nn.Module):
-    """The two feed-forward branches of a decoder layer, each a plain `Qwen2MLP`; one where `only_branch` names it."""
-
-    def __init__(self, config: MetisHomeTextConfig):
-        super().__init__()
-        for branch in BRANCHES if config.only_branch is None else (config.only_branch,):
-            setattr(self, branch, Qwen2MLP(config))
-
-    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
-                Input of the feed-forward network.
-            branch (`bool`, `torch.BoolTensor` of shape `(batch_size,)` or `BranchRows`):
-                A `bool`: every row takes that branch, the other is not run. `BranchRows`: each branch runs on its own
-                rows, on none if need be. A tensor: both run on every row and the tensor selects.
-        """
-        if isinstance(branch, bool):
-            return self.thinking(hidden_states) if branch else self.non_thinking(hidden_states)
-        if isinstance(branch, torch.Tensor):
-            return torch.where(branch[:, None, None], self.thinking(hidden_states), self.non_thinking(hidden_states))
-        for rows, busy, idle in (
-            (branch.thinking, self.non_thinking, self.thinking),
-            (branch.non_thinking, self.thinking, self.non_thinking),
-        ):
-            if rows.shape[0] == 0:
-                # The sum over no rows is 0, and gives the idle branch the zero gradient that it needs.
-                return busy(hidden_states) + idle(hidden_states[:0]).sum()
-        thinking = self.thinking(hidden_states.index_select(0, branch.thinking))
-        non_thinking = self.non_thinking(hidden_states.index_select(0, branch.non_thinking))
-        return torch.cat([thinking, non_thinking]).index_select(0, branch.order)
-
-
 class MetisHomeDecoderLayer(Qwen2_5_VLDecoderLayer):
-    """Qwen2.5-VL's decoder layer with two feed-forward branches in the place of one."""
+    """Qwen2.5-VL's decoder layer with two branches in its feed-forward network, of either kind, and its attention."""
 
     def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.mlp = MetisHomeBranches(config)
+        self.mlp = (MetisHomeBranches if config.branch_kind == "ffn" else MetisHomeLowRankMLP)(config)
+        self.attention_has_branches = config.branch_kind == "lora" and any(
+            name in config.branch_projections for name in ATTENTION_PROJECTIONS
+        )
+        if self.attention_has_branches:
+            self.self_attn = MetisHomeLowRankAttention(config, layer_idx)
 
     def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows, **kwargs) -> torch.Tensor:
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
-        hidden_states, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
+        attended = {"branch": branch} if self.attention_has_branches else {}
+        hidden_states, _ = self.self_attn(hidden_states=hidden_states, **attended, **kwargs)
         hidden_states = residual + hidden_states
 
         residual = hidden_states
@@ -274,7 +242,7 @@ class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, MetisHomeRouterScore):
+        if isinstance(module, MetisHomeZeroLinear):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -295,7 +263,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         if config.only_branch is not None:
             # The checkpoint holds both.
             self._keys_to_ignore_on_load_unexpected = {
-                rf"\.mlp\.{branch}\." for branch in BRANCHES if branch != config.only_branch
+                rf"\.(mlp|self_attn)\.{branch}\." for branch in BRANCHES if branch != config.only_branch
             }
         self.post_init()
 
@@ -363,28 +331,36 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
 
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
-        router_logits = branch = None
-        for layer_idx, layer in enumerate(self.layers):
-            if layer_idx == self.config.router_layer:
-                if router_mask is not None:
-                    vision_mask = torch.zeros_like(router_mask) if vision_mask is None else vision_mask
-                    router_logits = self.router(hidden_states, router_mask, vision_mask)  # [B, 2]
-                if route_only:
-                    return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, router_logits=router_logits)
-                if self.config.only_branch is not None:
-                    branch = thinking  # a `bool`, the one that is loaded
-                else:
-                    branch = self._branch(thinking, router_logits, thinking_threshold, hidden_states)
-            hidden_states = layer(
-                hidden_states,
-                **({} if branch is None else {"branch": branch}),
-                attention_mask=causal_mask_mapping[self.config.layer_types[layer_idx]],
-                position_embeddings=position_embeddings,
-                position_ids=text_position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                **kwargs,
+        layer_kwargs = {
+            "position_embeddings": position_embeddings,
+            "position_ids": text_position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            **kwargs,
+        }
+        masks = [causal_mask_mapping[layer_type] for layer_type in self.config.layer_types]
+        shared_layers = self.config.router_layer
+        for layer, mask in zip(self.layers[:shared_layers], masks[:shared_layers], strict=True):
+            hidden_states = layer(hidden_states, attention_mask=mask, **layer_kwargs)
+
+        router_logits = None
+        if router_mask is not None:
+            vision_mask = torch.zeros_like(router_mask) if vision_mask is None else vision_mask
+            router_logits = self.router(hidden_states, router_mask, vision_mask)  # [B, 2]
+        if route_only:
+            return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, router_logits=router_logits)
+
+        if shared_layers == len(self.layers):
+            raise ValueError(
+                "This model holds a router alone (`router_layer` is the number of its layers), so it can only "
+                "`route()`. To answer, load the model that it was exported from."
             )
+        if self.config.only_branch is not None:
+            branch = thinking  # a `bool`, the one that is loaded
+        else:
+            branch = self._branch(thinking, router_logits, thinking_threshold, hidden_states)
+        for layer, mask in zip(self.layers[shared_layers:], masks[shared_layers:], strict=True):
+            hidden_states = layer(hidden_states, branch=branch, attention_mask=mask, **layer_kwargs)
         return MetisHomeModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values, router_logits=router_logits
         )
@@ -512,6 +488,29 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             route_only=route_only,
             **kwargs,
         )
+
+    @torch.no_grad()
+    def route(self, *, thinking_threshold: float | None = None, **inputs) -> MetisHomeRouting:
+        """
+        The router's decision for prompts, without answering them.
+
+        Runs the vision tower, the embeddings, the `router_layer` shared decoder layers and the router.
+
+        Args:
+            thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
+                Thinking where the probability is at least this, in [0, 1].
+            inputs:
+                What the processor returns for the prompts: `input_ids` of shape `(batch_size, seq_len)`,
+                `attention_mask`, `pixel_values`, `image_grid_thw`, ... padded on either side.
+
+        Returns:
+            [`MetisHomeRouting`]: `logits` `(batch_size, 2)`, `thinking_probability` and `thinking` `(batch_size,)`.
+        """
+        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        _check_prompts(inputs.get("attention_mask"))
+        logits = self(**inputs, route_only=True).router_logits
+        probability = logits.softmax(dim=-1)[:, 1]
+        return MetisHomeRouting(logits, probability, (probability >= thinking_threshold).long())
 
     def only_loaded_branch(self, thinking: bool | torch.Tensor | None) -> bool | torch.Tensor | None:
         """What `check_thinking` gave; where a single branch is loaded that branch, and an error for the other."""
@@ -697,28 +696,9 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             router_logits=outputs.router_logits,
         )
 
-    @torch.no_grad()
-    def route(self, *, thinking_threshold: float | None = None, **inputs) -> MetisHomeRouting:
-        """
-        The router's decision for prompts, without answering them.
-
-        Runs the vision tower, the embeddings, the `router_layer` shared decoder layers and the router.
-
-        Args:
-            thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
-                Thinking where the probability is at least this, in [0, 1].
-            inputs:
-                What the processor returns for the prompts: `input_ids` of shape `(batch_size, seq_len)`,
-                `attention_mask`, `pixel_values`, `image_grid_thw`, ... padded on either side.
-
-        Returns:
-            [`MetisHomeRouting`]: `logits` `(batch_size, 2)`, `thinking_probability` and `thinking` `(batch_size,)`.
-        """
-        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
-        _check_prompts(inputs.get("attention_mask"))
-        logits = self.model(**inputs, route_only=True).router_logits
-        probability = logits.softmax(dim=-1)[:, 1]
-        return MetisHomeRouting(logits, probability, (probability >= thinking_threshold).long())
+    def route(self, **inputs) -> MetisHomeRouting:
+        """See [`MetisHomeModel.route`]."""
+        return self.model.route(**inputs)
 
     @torch.no_grad()
     def generate(

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ..modeling.configuration_metis_home import BRANCHES
+
 
 GROUPS = ("shared", "thinking", "non_thinking", "router")
 
@@ -19,10 +21,9 @@ def group_of(name: str) -> str:
     """The group of a parameter, by its name; adapters and copies that PEFT makes belong to what they adapt."""
     if ".router." in name:
         return "router"
-    if ".mlp.thinking." in name:
-        return "thinking"
-    if ".mlp.non_thinking." in name:
-        return "non_thinking"
+    for branch in BRANCHES:
+        if f".mlp.{branch}." in name or f".self_attn.{branch}." in name:
+            return branch
     return "shared"
 
 

@@ -1,0 +1,185 @@
+"""
+The two branches of a decoder layer, in both kinds. This file travels to the Hub beside the weights.
+
+`branch_kind="ffn"`: two full feed-forward networks. `branch_kind="lora"`: one network for both, and per branch a
+low-rank change of each of the projections that `branch_projections` names (Hu et al. 2021, arXiv 2106.09685).
+Nothing is kept on a module between calls: the decision is an argument.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLAttention,
+    Qwen2MLP,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from .configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, MetisHomeTextConfig
+
+
+class BranchRows(NamedTuple):
+    """Which rows of a batch each branch computes, and the permutation that restores their order (`LongTensor`s)."""
+
+    thinking: torch.Tensor
+    non_thinking: torch.Tensor
+    order: torch.Tensor
+
+
+def loaded_branches(config: MetisHomeTextConfig) -> tuple[str, ...]:
+    return BRANCHES if config.only_branch is None else (config.only_branch,)
+
+
+def run_branch(
+    thinking: Callable | None,
+    non_thinking: Callable | None,
+    hidden_states: torch.Tensor,
+    branch: bool | torch.Tensor | BranchRows,
+) -> torch.Tensor:
+    """
+    What each row's branch makes of it.
+
+    Args:
+        thinking, non_thinking (`Callable`):
+            Takes `(rows, seq_len, ...)`; None where `only_branch` names the other.
+        hidden_states (`torch.Tensor` of shape `(batch_size, seq_len, ...)`):
+            Their input.
+        branch (`bool`, `torch.BoolTensor` of shape `(batch_size,)` or `BranchRows`):
+            A `bool`: every row takes that branch, the other is not run. `BranchRows`: each branch runs on its own rows,
+            on none if need be. A tensor: both run on every row and the tensor selects.
+    """
+    if isinstance(branch, bool):
+        return thinking(hidden_states) if branch else non_thinking(hidden_states)
+    if isinstance(branch, torch.Tensor):
+        return torch.where(branch[:, None, None], thinking(hidden_states), non_thinking(hidden_states))
+    for rows, busy, idle in (
+        (branch.thinking, non_thinking, thinking),
+        (branch.non_thinking, thinking, non_thinking),
+    ):
+        if rows.shape[0] == 0:
+            # The sum over no rows is 0, and gives the idle branch the zero gradient that it needs.
+            return busy(hidden_states) + idle(hidden_states[:0]).sum()
+    outputs = [
+        thinking(hidden_states.index_select(0, branch.thinking)),
+        non_thinking(hidden_states.index_select(0, branch.non_thinking)),
+    ]
+    return torch.cat(outputs).index_select(0, branch.order)
+
+
+class MetisHomeBranches(nn.Module):
+    """The two feed-forward branches of a decoder layer, each a plain `Qwen2MLP`; one where `only_branch` names it."""
+
+    def __init__(self, config: MetisHomeTextConfig):
+        super().__init__()
+        for branch in loaded_branches(config):
+            setattr(self, branch, Qwen2MLP(config))
+
+    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
+        """`hidden_states` of shape `(batch_size, seq_len, hidden_size)`; `branch` as in [`run_branch`]."""
+        networks = [getattr(self, name, None) for name in BRANCHES]
+        return run_branch(*networks, hidden_states, branch)
+
+
+class MetisHomeZeroLinear(nn.Linear):
+    """A linear layer that starts at zero: the router's scores, and the second half of a low-rank change."""
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class MetisHomeLowRank(nn.Module):
+    """A low-rank change of a linear layer, `scaling * lora_B(lora_A(x))`: zero until it is trained."""
+
+    def __init__(self, linear: nn.Linear, config: MetisHomeTextConfig):
+        super().__init__()
+        self.scaling = config.branch_alpha / config.branch_rank
+        self.lora_A = nn.Linear(linear.in_features, config.branch_rank, bias=False)
+        self.lora_B = MetisHomeZeroLinear(config.branch_rank, linear.out_features, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.lora_B(self.lora_A(hidden_states)) * self.scaling
+
+
+class _LowRankBranches:
+    """For modules with projections: a child per branch with a low-rank change of each projection that has one."""
+
+    def _add_branches(self, config: MetisHomeTextConfig):
+        names = [name for name in config.branch_projections if hasattr(self, name)]
+        for branch in loaded_branches(config):
+            changes = {name: MetisHomeLowRank(getattr(self, name), config) for name in names}
+            setattr(self, branch, nn.ModuleDict(changes))
+
+    def _project(self, name: str, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows):
+        """The projection `name` with the change that the branch makes to it."""
+        output = getattr(self, name)(hidden_states)
+        changes = [getattr(self, branch_name, {}) for branch_name in BRANCHES]
+        if not any(name in change for change in changes):
+            return output
+        changes = [change[name] if name in change else None for change in changes]
+        return output + run_branch(*changes, hidden_states, branch)
+
+
+class MetisHomeLowRankMLP(_LowRankBranches, Qwen2MLP):
+    """One feed-forward network with a low-rank change of its projections per branch."""
+
+    def __init__(self, config: MetisHomeTextConfig):
+        super().__init__(config)
+        self._add_branches(config)
+
+    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
+        """`hidden_states` of shape `(batch_size, seq_len, hidden_size)`; `branch` as in [`run_branch`]."""
+        gate = self.act_fn(self._project("gate_proj", hidden_states, branch))
+        return self._project("down_proj", gate * self._project("up_proj", hidden_states, branch), branch)
+
+
+class MetisHomeLowRankAttention(_LowRankBranches, Qwen2_5_VLAttention):
+    """
+    The parent's attention with a low-rank change of its projections per branch.
+
+    Restated, because the parent calls its projections with no room for the branch.
+    """
+
+    def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self._add_branches(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        branch: bool | torch.Tensor | BranchRows,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size, length, _ = hidden_states.shape
+        query, key, value = (
+            self._project(name, hidden_states, branch).view(batch_size, length, -1, self.head_dim).transpose(1, 2)
+            for name in ATTENTION_PROJECTIONS[:3]
+        )
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            position_ids=position_ids,
+            **kwargs,
+        )
+        output = output.reshape(batch_size, length, -1).contiguous()
+        return self._project("o_proj", output, branch), weights
