@@ -93,8 +93,8 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     from hf_metis_home import upcycle
+    from hf_metis_home.data import prompt_inputs
     from hf_metis_home.evaluation import answer_rows
-    from hf_metis_home.evaluation.accuracy import prompt_inputs
     from hf_metis_home.lab import stages
     from hf_metis_home.lab.presets import PRESETS
     from hf_metis_home.lab.tasks import HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, make_dataset

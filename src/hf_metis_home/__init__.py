@@ -17,10 +17,15 @@ _EXPORTS = {
     "MetisHomeSFTConfig": "trainers",
     "MetisHomeSFTTrainer": "trainers",
     "branch_target_modules": "conversion",
+    "change_branch_kind": "conversion",
+    "estimate_memory": "conversion",
+    "export_checkpoint": "conversion",
+    "initialise_router": "conversion",
     "parse_completion": "data",
     "render_completion": "data",
     "upcycle": "conversion",
     "upcycle_checkpoint": "conversion",
+    "validate_checkpoint": "conversion",
 }
 __all__ = ["__version__", *_EXPORTS]
 

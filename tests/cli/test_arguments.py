@@ -45,6 +45,38 @@ def test_command_line_wins_over_yaml_over_default(config):
     assert parse("--config", path, "--seed", "2") == Arguments("here", 2, 0.001, None, None)
 
 
+@dataclass
+class Switches:
+    quick: bool = field(default=False, metadata={"help": "quick"})
+    check: bool = field(default=True, metadata={"help": "check"})
+    parts: list[str] | None = field(default=None, metadata={"help": "parts"})
+
+
+def switches(*argv: str) -> Switches:
+    return parse_arguments(Switches, list(argv), "metis-home test", "A test.")
+
+
+def test_switches_and_lists(config):
+    assert switches() == Switches(False, True, None)
+    assert switches("--quick", "--check", "false", "--parts", "a", "b") == Switches(True, False, ["a", "b"])
+    assert switches("--parts", "a", "--quick") == Switches(True, True, ["a"])
+    assert switches("--config", config("quick: true\nparts: [a, b]\n")) == Switches(True, True, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("quick: 1", "`--quick` is 1, but must be true or false"),
+        ("parts: a", "`--parts` is 'a', but must be one or more"),
+    ],
+)
+def test_switches_and_lists_are_not_guessed(config, text, reason):
+    with pytest.raises(UsageError, match=reason):
+        switches("--config", config(text))
+    with pytest.raises(UsageError, match="`--check` is 'maybe', but must be true or false"):
+        switches("--check", "maybe")
+
+
 def test_all_errors_at_once(config):
     path = config("sed: 1\nseed: [1]\n")
     with pytest.raises(UsageError) as caught:

@@ -58,7 +58,7 @@ def test_without_a_verb_it_shows_help_and_fails(capsys):
 def test_unknown_verb(capsys):
     assert main(["upcylce"]) == 2
     printed = capsys.readouterr().err
-    assert "'upcylce'" in printed and "demo, upcycle, env" in printed and "Did you mean 'upcycle'?" in printed
+    assert "'upcylce'" in printed and "demo, upcycle, export" in printed and "Did you mean 'upcycle'?" in printed
 
 
 def test_version(capsys):

@@ -219,7 +219,7 @@ def test_sources_that_disagree():
 def test_missing_folder(tmp_path, dense_folder):
     with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*not a folder here and could not be fetched"):
         upcycle_checkpoint(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="a folder without a config.json"):
+    with pytest.raises(FileNotFoundError, match="a folder without config.json"):
         upcycle_checkpoint(tmp_path, tmp_path / "out")
 
 

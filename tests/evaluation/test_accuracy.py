@@ -9,7 +9,7 @@ from PIL import Image
 
 from hf_metis_home.conversion import upcycle
 from hf_metis_home.evaluation import AnswerRecord, answer_rows, summarise
-from hf_metis_home.evaluation.accuracy import prompt_inputs
+from hf_metis_home.data import prompt_inputs
 from tests.fixtures_text import byte_level_processor, tiny_dense, tiny_word_level, word_level_processor
 
 

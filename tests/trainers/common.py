@@ -35,18 +35,26 @@ def make_dataset(modes=(True, False) * 4, images=(1, 0, 2)) -> Dataset:
     return Dataset.from_list(make_rows(modes, images))
 
 
+LOW_RANK = {"branch_kind": "lora", "branch_rank": 2, "branch_projections": ["q_proj", "o_proj", "up_proj", "down_proj"]}
+
+
 def make_hybrid(seed: int = 0, **options):
-    """Branches from two different models and a router with an opinion, so that no two parts are alike."""
+    """Branches that differ and a router with an opinion, so that no two parts are alike."""
     import torch
 
     processor = word_level_processor()
-    sources = {"thinking_model": seed + 1, "non_thinking_model": seed + 2}
-    sources = {name: tiny_dense(processor, seed=number) for name, number in sources.items()}
     options = {"router_layer": 1, "router_hidden_size": 8, **options}
+    sources = {"thinking_model": seed + 1, "non_thinking_model": seed + 2}
+    if options.get("branch_kind") == "lora":
+        sources = {}
+    sources = {name: tiny_dense(processor, seed=number) for name, number in sources.items()}
     model = upcycle(tiny_dense(processor, seed=seed), processor, **sources, **options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         torch.nn.init.normal_(model.model.language_model.router.score.weight, std=0.7)
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=0.02)
     return model, processor
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from .common import make_hybrid, make_trainer, parameters
+from .common import LOW_RANK, make_hybrid, make_trainer, parameters
 
 
 OPTIONS = {
@@ -35,16 +35,18 @@ def losses(trainer) -> list[dict]:
     return [{name: logs.get(name) for name in COMPARED} for logs in trainer.state.log_history if "loss" in logs]
 
 
-@pytest.mark.parametrize("trainable", ["all", "branches"])
-def test_resumed_equals_uninterrupted(tmp_path, trainable):
-    whole = make_trainer(tmp_path / "whole", trainable=trainable, **OPTIONS)
+@pytest.mark.parametrize(("trainable", "kind"), [("all", {}), ("branches", {}), ("branches", LOW_RANK)])
+def test_resumed_equals_uninterrupted(tmp_path, trainable, kind):
+    whole = make_trainer(tmp_path / "whole", model=make_hybrid(**kind), trainable=trainable, **OPTIONS)
     whole.train()
 
     options = {**OPTIONS, "trainable": trainable}
     with pytest.raises(RuntimeError, match="the machine is gone"):
-        make_trainer(tmp_path / "cut", trainer_options={"callbacks": [Fall()]}, **options).train()
+        options["trainer_options"] = {"callbacks": [Fall()]}
+        make_trainer(tmp_path / "cut", model=make_hybrid(**kind), **options).train()
+    del options["trainer_options"]
     # Another start than before: what counts must come from the checkpoint.
-    resumed = make_trainer(tmp_path / "cut", model=make_hybrid(seed=5), **options)
+    resumed = make_trainer(tmp_path / "cut", model=make_hybrid(seed=5, **kind), **options)
     resumed.train(resume_from_checkpoint=True)
 
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 6

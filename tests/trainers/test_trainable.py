@@ -4,10 +4,11 @@ import pytest
 
 from hf_metis_home.trainers.parameter_groups import count_trainable, group_of
 
-from .common import make_dataset, make_trainer, moved_groups, parameters
+from .common import LOW_RANK, make_dataset, make_hybrid, make_trainer, moved_groups, parameters
 
 
 GROUPS = {"shared", "thinking", "non_thinking", "router"}
+KINDS = {"ffn": {}, "lora": LOW_RANK}
 PROMISED = [
     ("all", None, {"shared", "thinking", "non_thinking", "router"}),
     ("all", False, {"shared", "thinking", "non_thinking"}),
@@ -21,10 +22,13 @@ PROMISED = [
 ]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("trainable", "train_router", "promised"), PROMISED)
-def test_exactly_the_promised_groups_move(tmp_path, trainable, train_router, promised):
+def test_exactly_the_promised_groups_move(tmp_path, kind, trainable, train_router, promised):
+    model = make_hybrid(**KINDS[kind])
     # Weight decay moves whatever the optimizer holds, with or without a gradient.
-    trainer = make_trainer(tmp_path, max_steps=3, trainable=trainable, train_router=train_router, weight_decay=0.1)
+    options = {"trainable": trainable, "train_router": train_router, "weight_decay": 0.1}
+    trainer = make_trainer(tmp_path, model=model, max_steps=3, **options)
     before = parameters(trainer.model)
     trainer.train()
     assert moved_groups(before, trainer.model) == {group: {group in promised} for group in GROUPS}
@@ -33,9 +37,11 @@ def test_exactly_the_promised_groups_move(tmp_path, trainable, train_router, pro
     assert all(trained in (0, total) for trained, total in counts.values())
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("images", [(1, 0, 2), (0,)])
-def test_every_tensor_gets_a_gradient(tmp_path, images):
-    trainer = make_trainer(tmp_path, make_dataset(images=images), per_device_train_batch_size=8)
+def test_every_tensor_gets_a_gradient(tmp_path, images, kind):
+    model = make_hybrid(**KINDS[kind])
+    trainer = make_trainer(tmp_path, make_dataset(images=images), model=model, per_device_train_batch_size=8)
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     trainer.compute_loss(trainer.model.train(), batch).backward()
     without = {name for name, p in trainer.model.named_parameters() if p.grad is None or not p.grad.any()}
@@ -57,9 +63,10 @@ def test_an_upcycled_router_leaves_its_zero_start(tmp_path, pooling):
     assert moved_groups(before, model)["router"] == {True}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("mode", "idle"), [(True, "non_thinking"), (False, "thinking")])
-def test_rows_of_one_mode_give_the_other_branch_a_gradient_of_zero(tmp_path, mode, idle):
-    trainer = make_trainer(tmp_path, make_dataset((mode,) * 4))
+def test_rows_of_one_mode_give_the_other_branch_a_gradient_of_zero(tmp_path, mode, idle, kind):
+    trainer = make_trainer(tmp_path, make_dataset((mode,) * 4), model=make_hybrid(**KINDS[kind]))
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     trainer.compute_loss(trainer.model.train(), batch).backward()
     for name, parameter in trainer.model.named_parameters():
@@ -87,6 +94,9 @@ def test_says_what_trains(tmp_path, capsys):
         ("model.language_model.layers.0.mlp.gate_proj.weight", "shared"),
         ("model.visual.blocks.0.mlp.gate_proj.weight", "shared"),
         ("lm_head.weight", "shared"),
+        ("model.language_model.layers.1.self_attn.thinking.q_proj.lora_A.weight", "thinking"),
+        ("model.language_model.layers.1.mlp.non_thinking.up_proj.lora_B.weight", "non_thinking"),
+        ("model.language_model.layers.1.self_attn.q_proj.weight", "shared"),
     ],
 )
 def test_groups_go_by_name(name, group):

@@ -12,6 +12,9 @@ from importlib import import_module
 VERBS = {
     "demo": "train and report the whole method on a miniature, on a CPU",
     "upcycle": "make a two-branch model from a dense Qwen2.5-VL checkpoint",
+    "export": "write one branch as a dense model or a PEFT adapter, or the router alone",
+    "validate": "check a two-branch folder before a long run or an upload",
+    "estimate": "print what a model will need: parameters, memory, disk",
     "env": "print the versions that a bug report needs",
 }
 

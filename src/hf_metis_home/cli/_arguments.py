@@ -2,7 +2,8 @@
 Flags from a dataclass, in the style of transformers' `HfArgumentParser`, without importing transformers for it.
 
 Values come from the dataclass's defaults, then from a YAML file (`--config`), then from the command line; the later one
-wins. Fields may be `str`, `int`, `float`, a `Literal` of strings, or one of these `| None`: what the verbs need so far.
+wins. Fields may be `str`, `int`, `float`, `bool` (`--flag` or `--flag false`), a `Literal` of strings, `list[str]` (several
+words), or one of these `| None`: what the verbs need so far.
 """
 
 import argparse
@@ -39,7 +40,11 @@ def parse_arguments(arguments_class: type, argv: list[str], prog: str, descripti
     parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the names of the flags, which win over it")
     for field in fields.values():
-        parser.add_argument(f"--{field.name}", metavar=_metavar(field), help=_help(field), default=argparse.SUPPRESS)
+        kind, _ = _without_none(field.type)
+        shape = {"nargs": "?", "const": True} if kind is bool else {"nargs": "+"} if kind == list[str] else {}
+        parser.add_argument(
+            f"--{field.name}", metavar=_metavar(field), help=_help(field), default=argparse.SUPPRESS, **shape
+        )
     try:
         namespace, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:  # a flag without its value
@@ -112,6 +117,14 @@ def _convert(kind: type, value: object):
         if value not in get_args(kind):
             raise ValueError("one of " + ", ".join(get_args(kind)))
         return value
+    if kind == list[str]:
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise ValueError("one or more words")
+        return value
+    if kind is bool:
+        if not isinstance(value, bool) and str(value).lower() not in ("true", "false"):
+            raise ValueError("true or false")
+        return str(value).lower() == "true"
     expected = {str: "text", int: "a whole number", float: "a number"}[kind]
     if value is None or isinstance(value, (bool, list, dict)):
         raise ValueError(expected)
@@ -129,7 +142,9 @@ def _without_none(kind: type) -> tuple[type, bool]:
 
 def _metavar(field: dataclasses.Field) -> str:
     kind, _ = _without_none(field.type)
-    return "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else kind.__name__.upper()
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return "WORD" if kind == list[str] else "true|false" if kind is bool else kind.__name__.upper()
 
 
 def _help(field: dataclasses.Field) -> str:

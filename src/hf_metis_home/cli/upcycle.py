@@ -14,6 +14,10 @@ Branches from LoRA adapters over the same model, small and trainable together:
 
     metis-home upcycle --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --router_layer 0 \\
         --thinking_adapter runs/reasoner-lora --output_dir runs/hybrid-3b
+
+Branches of the other kind, for a model that has two already:
+
+    metis-home upcycle --model_name_or_path runs/hybrid-3b --branch_kind ffn --output_dir runs/hybrid-3b-merged
 """
 
 import shlex
@@ -28,7 +32,8 @@ from ._run import run_verb
 class UpcycleArguments:
     model_name_or_path: str = field(
         metadata={
-            "help": "dense Qwen2.5-VL, folder or Hub id: source of the shared weights and of branches without their own"
+            "help": "dense Qwen2.5-VL, folder or Hub id: source of the shared weights and of branches without their "
+            "own; or a two-branch model, to change its --branch_kind"
         }
     )
     output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
@@ -65,6 +70,12 @@ class UpcycleArguments:
         default=None, metadata={"help": "how the router sums up a prompt: mean, modality_mean or attention"}
     )
     router_hidden_size: int | None = field(default=None, metadata={"help": "width of the router's hidden layer"})
+    router_examples: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON lines with prompt, images (paths) and thinking, which give the router its first weights"
+        },
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None, metadata={"help": "type of the written weights; the source's where it is not given"}
     )
@@ -77,16 +88,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _upcycle(arguments: UpcycleArguments) -> None:
-    from ..conversion import upcycle_checkpoint
+    from ..conversion import change_branch_kind, upcycle_checkpoint
+    from ..conversion.checkpoint import HYBRID, model_type_of
+    from ..conversion.router_start import read_examples
 
     given = {name: value for name, value in asdict(arguments).items() if value is not None}
     flags = [word for name, value in given.items() for word in (f"--{name}", *map(str, _values(value)))]
     source, output_dir = given.pop("model_name_or_path"), given.pop("output_dir")
+    if model_type_of(source) == HYBRID:
+        defaults = {"seed": 0, "shared_from": "base"}
+        given = {name: value for name, value in given.items() if defaults.get(name) != value}
+        if unfit := sorted(given.keys() - {"branch_kind", "branch_rank"}) or "branch_kind" not in given:
+            raise ValueError(
+                f"`model_name_or_path` is {source!r}, a two-branch model. Of one only the kind of the branches can be "
+                f"changed, with `branch_kind` and `branch_rank`{f', not {unfit}' if isinstance(unfit, list) else ''}."
+            )
+        change_branch_kind(source, output_dir, **given)
+        print(f"Wrote the two-branch model with branches of the other kind to {output_dir}. Next: use it as before.")
+        return
+    if "router_examples" in given:
+        given["router_examples"] = read_examples(given["router_examples"])
     upcycle_checkpoint(source, output_dir, command=shlex.join(["metis-home", "upcycle", *flags]), **given)
+    router = "set from the examples" if "router_examples" in given else "untrained"
     if not any(name.endswith(("_model", "_adapter")) for name in given):
         print("Both branches are equal, which is a starting point and no more: only training makes two modes of them.")
     print(
-        f"Wrote a two-branch model to {output_dir}, its router untrained. "
+        f"Wrote a two-branch model to {output_dir}, its router {router}. "
         "Next: train it with MetisHomeSFTTrainer (docs/quickstart.md)."
     )
 

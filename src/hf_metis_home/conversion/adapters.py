@@ -238,25 +238,10 @@ def low_rank_tensors(
     scaling = text.branch_alpha / rank
     for module in low_rank_modules(text):
         weight = dense[f"{module}.weight"]
-        out_features, in_features = weight.shape
         for branch in BRANCHES:
             names = [low_rank_name(module, branch, half) for half in ("A", "B")]
             change = adapters[branch].changes.get(module) if branch in adapters else None
-            if change is not None:
-                A, B = _fitted(change, rank, scaling)
-            else:
-                A = LazyTensor(
-                    (rank, in_features),
-                    weight.dtype,
-                    lambda key=f"{seed} {names[0]}", shape=(rank, in_features), kind=weight.dtype: _start(
-                        key, shape, kind
-                    ),
-                )
-                B = LazyTensor(
-                    (out_features, rank),
-                    weight.dtype,
-                    lambda shape=(out_features, rank), kind=weight.dtype: torch.zeros(shape, dtype=kind),
-                )
+            A, B = no_change(weight, rank, f"{seed} {names[0]}") if change is None else _fitted(change, rank, scaling)
             tensors |= {names[0]: A.to(dtype), names[1]: B.to(dtype)}
     return tensors
 
@@ -272,7 +257,15 @@ def _fitted(change: LowRankChange, rank: int, scaling: float) -> tuple[LazyTenso
     return A, B
 
 
-def _start(key: str, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(crc32(key.encode()))
-    bound = 1 / math.sqrt(shape[1])
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator).to(dtype)
+def no_change(weight: LazyTensor, rank: int, seed: str) -> tuple[LazyTensor, LazyTensor]:
+    """The halves of a change that does nothing until it is trained: random `A`, as PEFT draws it, and zeros for `B`."""
+    out_features, in_features = weight.shape
+
+    def start():
+        generator = torch.Generator().manual_seed(crc32(seed.encode()))
+        bound = 1 / math.sqrt(in_features)
+        return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator).to(weight.dtype)
+
+    A = LazyTensor((rank, in_features), weight.dtype, start)
+    B = LazyTensor((out_features, rank), weight.dtype, lambda: torch.zeros(out_features, rank, dtype=weight.dtype))
+    return A, B

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -109,7 +110,7 @@ def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: s
     if folder.is_dir():
         if not (folder / config_name).is_file():
             raise FileNotFoundError(
-                f"`{argument}` is {str(model_name_or_path)!r}, a folder without a {config_name}. Pass the folder that "
+                f"`{argument}` is {str(model_name_or_path)!r}, a folder without {config_name}. Pass the folder that "
                 "`save_pretrained` wrote, or a Hub repository id."
             )
         return folder
@@ -121,6 +122,12 @@ def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: s
             f"`{argument}` is {str(model_name_or_path)!r}, which is not a folder here and could not be fetched from "
             f"the Hub ({type(error).__name__}: {error}). Check the spelling, the network and HF_HUB_OFFLINE."
         ) from error
+
+
+def model_type_of(model_name_or_path: str | Path) -> str | None:
+    """The `model_type` of a local folder; None where there is none, or where it is a Hub id."""
+    path = Path(model_name_or_path) / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
 
 
 def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrainedConfig:
@@ -231,6 +238,12 @@ def legacy_name(name: str) -> str:
     if name.startswith("model.visual."):
         return name.removeprefix("model.")
     return name.replace("model.language_model.", "model.", 1)
+
+
+def is_branch_tensor(name: str, router_layer: int) -> bool:
+    """Whether a dense tensor is part of both branches: the feed-forward weights from layer `router_layer` on."""
+    layer = re.match(r"model\.language_model\.layers\.(\d+)\.mlp\.", name)
+    return layer is not None and int(layer.group(1)) >= router_layer
 
 
 def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source: str) -> None:

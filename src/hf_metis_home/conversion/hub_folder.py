@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from transformers.dynamic_module_utils import custom_object_save
+
 from ..hub_templates import render_model_card
+from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 
 
 def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> Path:
@@ -52,10 +56,25 @@ def save_hub_folder(model, processor, output_dir: str | Path, *, files: dict[str
 
 def write_around(folder: Path, config, processor, files: dict[str, str] | None = None, **card) -> None:
     """What stands in a Hub folder beside the model: processor, card and further text files."""
-    about = {"router_layer": config.text_config.router_layer, "thinking_threshold": config.thinking_threshold}
+    text = config.text_config
+    about = {
+        "branch_kind": text.branch_kind,
+        "router_layer": text.router_layer,
+        "thinking_threshold": config.thinking_threshold,
+    }
     processor.save_pretrained(folder)
     for name, text in {"README.md": render_model_card(**{**about, **card}), **(files or {})}.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def write_model_files(folder: Path, config: MetisHomeConfig, dtype: torch.dtype) -> None:
+    """The configuration and the code that the weights in a folder belong to, as `save_pretrained` writes them."""
+    alone = config.text_config.router_layer == config.text_config.num_hidden_layers
+    with torch.device("meta"):
+        model = (MetisHomeModel if alone else MetisHomeForConditionalGeneration)(config)
+    config.architectures, config.dtype = [type(model).__name__], dtype
+    custom_object_save(model, folder, config=config)
+    config.save_pretrained(folder)
 
 
 @contextmanager

@@ -58,9 +58,14 @@ def write_shards(folder: Path, tensors: dict[str, LazyTensor], shard_bytes: int)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("", total=total)
         for name, shard in zip(names, shards, strict=True):
-            save_file(
-                {key: tensor.read().contiguous() for key, tensor in shard.items()}, folder / name, {"format": "pt"}
-            )
+            state = {key: tensor.read().contiguous() for key, tensor in shard.items()}
+            try:
+                save_file(state, folder / name, {"format": "pt"})
+            except (OSError, SafetensorError) as error:
+                raise OSError(
+                    f"The weights could not be written ({error}). Nothing is left of them; free some space or choose "
+                    "another `output_dir`, and run again."
+                ) from error
             progress.advance(task, sum(tensor.nbytes for tensor in shard.values()))
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}

@@ -4,7 +4,7 @@ on Stage-SFT: both experts start from the RL-trained dense model).
 """
 
 import json
-import re
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -12,17 +12,20 @@ from typing import Literal
 import torch
 import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.dynamic_module_utils import custom_object_save
 
-from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
+from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.modeling_metis_home import MetisHomeRouter
 from .adapters import Adapter, branch_options, check_adapter, low_rank_tensors, merged, read_adapter
 from .chat_template import prepare_processor
-from .checkpoint import LazyTensor, check_tensors, open_checkpoint
-from .hub_folder import check_output_dir, staged_folder, write_around
+from .checkpoint import LazyTensor, check_tensors, is_branch_tensor, open_checkpoint
+from .hub_folder import check_output_dir, staged_folder, write_around, write_model_files
+from .router_alone import router_config, router_tensor_names
+from .router_start import check_examples, initialise_router
 from .shards import check_space, shard_limit, write_shards
 
+
+logger = logging.getLogger(__name__)
 
 SHARED_FROM = ("base", "thinking", "mean")
 OPTIONS = (
@@ -118,6 +121,7 @@ def upcycle_checkpoint(
     non_thinking_adapter: str | Path | None = None,
     shared_from: Literal["base", "thinking", "mean"] = "base",
     dtype: str | None = None,
+    router_examples: list[dict] | None = None,
     seed: int = 0,
     command: str | None = None,
     **options,
@@ -142,6 +146,9 @@ def upcycle_checkpoint(
             average of what the two branches come from.
         dtype (`str`, *optional*):
             `"float32"`, `"bfloat16"` or `"float16"`; by default every tensor keeps its own.
+        router_examples (`list[dict]`, *optional*):
+            Rows with `prompt`, `images` and `thinking`, from which the router takes its first weights, as
+            [`initialise_router`] does. Holds the vision tower, the embeddings and the shared layers in memory.
         seed (`int`, *optional*, defaults to 0):
             Seed of the initial weights of the router and of low-rank branches.
         command (`str`, *optional*):
@@ -161,6 +168,8 @@ def upcycle_checkpoint(
             an adapter that does not fit, an option that is unknown or that contradicts another.
     """
     output_dir = check_output_dir(output_dir)
+    if router_examples is not None:
+        check_examples(router_examples)
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` is {dtype!r}, but must be 'float32', 'bfloat16' or 'float16'.")
     given = {
@@ -170,6 +179,14 @@ def upcycle_checkpoint(
     }
     checkpoints = {name: open_checkpoint(source, name) for name, source in given.items() if source is not None}
     dense = checkpoints["model_name_or_path"]
+    stored_head = dense.tensors.get("lm_head.weight")
+    embeddings = dense.tensors["model.language_model.embed_tokens.weight"]
+    if dense.config.tie_word_embeddings and stored_head and not torch.equal(stored_head.read(), embeddings.read()):
+        logger.warning(
+            "`model_name_or_path` is %r, whose lm_head.weight is not its embeddings although its configuration ties "
+            "them. transformers does not use it, and it is left out.",
+            str(model_name_or_path),
+        )
     paths = {"thinking": thinking_adapter, "non_thinking": non_thinking_adapter}
     adapters = {
         branch: read_adapter(path, f"{branch}_adapter", str(model_name_or_path))
@@ -185,11 +202,14 @@ def upcycle_checkpoint(
     check_space(output_dir, sum(tensor.nbytes for tensor in tensors.values()))
     processor = AutoProcessor.from_pretrained(dense.folder)
     prepare_processor(processor, config)
+    if router_examples is not None:
+        tensors |= _router_from(router_examples, tensors, config, processor)
 
     with staged_folder(output_dir) as staging, ThreadPoolExecutor(1) as background:
         hashes = {name: background.submit(checkpoint.sha256) for name, checkpoint in checkpoints.items()}
         write_shards(staging, tensors, shard_limit(dense.files))
-        write_model_files(staging, config, tensors["model.language_model.norm.weight"].dtype)
+        stored = tensors["model.language_model.norm.weight"].dtype
+        write_model_files(staging, config, (getattr(torch, dtype) if dtype else dense.config.dtype) or stored)
         if (dense.folder / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(dense.folder).save_pretrained(staging)
         record = {
@@ -197,8 +217,9 @@ def upcycle_checkpoint(
             **{name: None if source is None else str(source) for name, source in given.items()},
             **{f"{branch}_adapter": None if path is None else str(path) for branch, path in paths.items()},
             **{"shared_from": shared_from, "dtype": dtype, "seed": seed, **options},
+            "router_examples": None if router_examples is None else len(router_examples),
             "layout": dense.layout,
-            "stored_head": "lm_head.weight" in dense.tensors,
+            "stored_head": stored_head is not None,
             "sha256": {
                 **{name: future.result() for name, future in hashes.items()},
                 **{f"{branch}_adapter": adapter.sha256() for branch, adapter in adapters.items()},
@@ -212,6 +233,7 @@ def upcycle_checkpoint(
             processor,
             {"upcycle.json": json.dumps(record, indent=2) + "\n"},
             stage="upcycled",
+            router_examples=None if router_examples is None else len(router_examples),
             base_model=card.pop("model_name_or_path"),
             **card,
         )
@@ -286,10 +308,18 @@ def hybrid_tensors(
     return tensors | {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
 
 
-def is_branch_tensor(name: str, router_layer: int) -> bool:
-    """Whether a dense tensor is part of both branches: the feed-forward weights from layer `router_layer` on."""
-    layer = re.match(r"model\.language_model\.layers\.(\d+)\.mlp\.", name)
-    return layer is not None and int(layer.group(1)) >= router_layer
+def _router_from(
+    examples: list[dict], tensors: dict[str, LazyTensor], config: MetisHomeConfig, processor
+) -> dict[str, LazyTensor]:
+    """The router's tensors after it has seen examples, in a model that holds nothing beyond it."""
+    alone = router_config(config)
+    names = router_tensor_names(tensors, config)
+    state = {name.removeprefix("model."): tensors[name].read() for name in names}
+    dtype = tensors["model.language_model.norm.weight"].dtype
+    model = MetisHomeModel.from_pretrained(None, config=alone, state_dict=state, dtype=dtype).eval()
+    initialise_router(model, processor, examples)
+    router = model.language_model.router.state_dict()
+    return {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
 
 
 def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str, shared_from: str) -> None:
@@ -346,15 +376,3 @@ def _shared(name: str, sources: dict[str, dict[str, LazyTensor]], shared_from: s
         thinking.dtype,
         lambda: ((thinking.read().float() + non_thinking.read().float()) / 2).to(thinking.dtype),
     )
-
-
-def write_model_files(folder: Path, config: MetisHomeConfig, dtype: torch.dtype) -> None:
-    """The configuration and the code that the weights in a folder belong to, as `save_pretrained` writes them."""
-    from ..modeling import MetisHomeModel
-
-    alone = config.text_config.router_layer == config.text_config.num_hidden_layers
-    with torch.device("meta"):
-        model = (MetisHomeModel if alone else MetisHomeForConditionalGeneration)(config)
-    config.architectures, config.dtype = [type(model).__name__], dtype
-    custom_object_save(model, folder, config=config)
-    config.save_pretrained(folder)

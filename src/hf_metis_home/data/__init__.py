@@ -8,6 +8,7 @@ from .completions import (
     parse_completion,
     render_completion,
 )
+from .prompts import prompt_inputs
 from .rows import TRAINING_COLUMNS, check_columns, check_row
 
 
@@ -20,5 +21,6 @@ __all__ = [
     "opening_text",
     "opening_token_ids",
     "parse_completion",
+    "prompt_inputs",
     "render_completion",
 ]

@@ -15,7 +15,7 @@ STAGES = ("upcycled", "sft")
 
 def render_model_card(
     *,
-    stage: Stage = "upcycled",
+    stage: Stage | None = "upcycled",
     base_model: str | None = None,
     thinking_model: str | None = None,
     non_thinking_model: str | None = None,
@@ -24,7 +24,9 @@ def render_model_card(
     title: str | None = None,
     language: str | list[str] | None = None,
     datasets: str | list[str] | None = None,
+    branch_kind: Literal["ffn", "lora"] = "ffn",
     router_layer: int | None = None,
+    router_examples: int | None = None,
     thinking_threshold: float | None = None,
     results: dict[str, dict[str, float]] | None = None,
     notes: list[str] | None = None,
@@ -36,7 +38,7 @@ def render_model_card(
     Args:
         stage (`str`, *optional*, defaults to `"upcycled"`):
             State of training. `"upcycled"`: as converted, branches equal to their sources and router untrained;
-            `"sft"`: branches and router trained by [`MetisHomeSFTTrainer`].
+            `"sft"`: branches and router trained by [`MetisHomeSFTTrainer`]; None: not known.
         base_model (`str`, *optional*):
             Dense checkpoint that gave the shared weights. Enters the metadata where it has the form of a Hub id
             (`name` or `owner/name`, not a path on this machine); a path is left out of the card altogether.
@@ -52,6 +54,10 @@ def render_model_card(
             Metadata of the Hub.
         router_layer (`int`, *optional*):
             Number of decoder layers that the branches share, after which the router reads.
+        branch_kind (`str`, *optional*, defaults to `"ffn"`):
+            What a branch is made of, as in [`MetisHomeTextConfig`].
+        router_examples (`int`, *optional*):
+            Number of examples that gave an untrained router its weights.
         thinking_threshold (`float`, *optional*):
             The configuration's threshold.
         results (`dict[str, dict[str, float]]`, *optional*):
@@ -78,9 +84,8 @@ def render_model_card(
     ```
     """
     from huggingface_hub import ModelCardData
-    from jinja2 import Environment, StrictUndefined
 
-    if stage not in STAGES:
+    if stage not in (*STAGES, None):
         raise ValueError(f"`stage` is {stage!r}, but must be one of {list(STAGES)}.")
     sources = {"thinking": hub_id(thinking_model), "non_thinking": hub_id(non_thinking_model)}
     base_model, model_id = hub_id(base_model), hub_id(model_id)
@@ -95,25 +100,69 @@ def render_model_card(
     )
     if title is None:
         title = model_id.rpartition("/")[2] if model_id else "A hybrid-thinking vision-language model"
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
-    )
-    environment.filters["text"] = plain_text
-    template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
-    body = environment.from_string(template).render(
+    body = render_template(
+        "model_card.md.jinja",
         stage=stage,
         base_model=base_model,
         sources=sources,
         license=license,
         model_id=model_id or "OWNER/NAME",
         title=title,
+        branch_kind=branch_kind,
         router_layer=router_layer,
+        router_examples=router_examples,
         thinking_threshold=thinking_threshold,
         results=_table(results or {}),
         notes=notes or [],
         versions=_installed_versions(stage) if versions is None else versions,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def render_export_card(
+    *, format: Literal["dense", "peft", "router"], model_name_or_path: str, branch: str | None = None, **facts
+) -> str:
+    """
+    Card of what `metis-home export` wrote.
+
+    Args:
+        format, model_name_or_path, branch (`str`):
+            As [`~conversion.export_checkpoint`] takes them.
+        facts:
+            What else `export.json` holds: `base_model`, `rank`, `max_error`, `energy_kept`, `logit_error`.
+
+    Returns:
+        `str`: Markdown with a YAML header.
+    """
+    from huggingface_hub import ModelCardData
+
+    base_model = hub_id(facts.get("base_model") or model_name_or_path)
+    metadata = ModelCardData(
+        base_model=base_model,
+        library_name="peft" if format == "peft" else "transformers",
+        pipeline_tag=None if format == "router" else "image-text-to-text",
+        tags=["metis-home", "qwen2_5_vl", *(["custom_code"] if format == "router" else [])],
+    )
+    body = render_template(
+        "export_card.md.jinja",
+        format=format,
+        source=hub_id(model_name_or_path),
+        base_model=base_model or "OWNER/NAME",
+        branch=branch,
+        **{name: facts.get(name) for name in ("rank", "energy_kept", "logit_error")},
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def render_template(name: str, **values) -> str:
+    """A template of this folder. Every value that it names has to be given."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters["text"] = plain_text
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8")).render(**values)
 
 
 def hub_id(name: str | None) -> str | None:

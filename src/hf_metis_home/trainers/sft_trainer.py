@@ -199,6 +199,7 @@ class MetisHomeSFTTrainer(SFTTrainer):
             base_model=config._name_or_path or None,
             title=model_name,
             datasets=dataset_name,
+            branch_kind=config.text_config.branch_kind,
             router_layer=config.text_config.router_layer,
             thinking_threshold=config.thinking_threshold,
         )

@@ -1,0 +1,123 @@
+"""Checks of what stands in a two-branch folder beside its weights: code, processor and card."""
+
+import ast
+import copy
+import json
+import sys
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from transformers import AutoProcessor
+
+from .. import modeling
+from ..modeling.configuration_metis_home import AUTO_MAP
+from .chat_template import prepare_processor
+from .checkpoint import some
+from .validate_weights import AGAIN, Folder
+
+
+ALLOWED_IMPORTS = {"torch", "transformers"} | sys.stdlib_module_names
+TOKEN_FIELDS = (
+    "assistant_header_ids", "end_of_turn_id",
+    "thinking_opening_ids", "non_thinking_opening_ids", "thinking_closing_ids",
+)  # fmt: skip
+
+
+def check_code(folder: Folder) -> str:
+    # The class fills in a missing map, the file is what other programs read.
+    auto_map = json.loads((folder.path / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
+    needed = {name for name in AUTO_MAP if not folder.is_router_alone or name != "AutoModelForImageTextToText"}
+    if missing := sorted(needed - auto_map.keys()):
+        raise ValueError(f"`auto_map` in config.json lacks {missing}, so that `trust_remote_code` cannot work. {AGAIN}")
+    modules = {}
+    for reference in auto_map.values():
+        module, _, name = reference.rpartition(".")
+        if "--" in module:
+            raise ValueError(
+                f"`auto_map` in config.json points to another repository ({reference}). Save the model again where "
+                "this package is installed, which puts the code beside it."
+            )
+        _read_module(folder.path, module, modules)
+        if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:
+            raise ValueError(f"`auto_map` in config.json names {reference}, but {module}.py has no such class. {AGAIN}")
+    installed = Path(modeling.__file__).parent
+    other = [
+        f"{module}.py"
+        for module in sorted(modules)
+        if not (installed / f"{module}.py").is_file()
+        or (installed / f"{module}.py").read_bytes() != (folder.path / f"{module}.py").read_bytes()
+    ]
+    return f"{len(modules)} files, " + (
+        f"not this package's version: {', '.join(other)}" if other else "this package's"
+    )
+
+
+def _read_module(folder: Path, module: str, modules: dict[str, ast.Module]) -> None:
+    """Parse a module and the siblings that it imports into `modules`. An error where a user could not load it."""
+    if module in modules:
+        return
+    path = folder / f"{module}.py"
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing, without which `trust_remote_code` cannot work. {AGAIN}")
+    try:
+        modules[module] = tree = ast.parse(path.read_bytes(), path.name)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path.name} is not Python ({error}). {AGAIN}") from error
+    foreign = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            foreign += [name.name for name in node.names if name.name.split(".")[0] not in ALLOWED_IMPORTS]
+        elif isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            _read_module(folder, node.module, modules)
+        elif isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] not in ALLOWED_IMPORTS):
+            foreign.append("." * node.level + (node.module or ""))
+    if foreign:
+        raise ValueError(
+            f"{path.name} imports {some(foreign)}, but a user has the standard library, torch, transformers and `from "
+            ".sibling import Name` alone. Use those, or save the model again with the package's own code."
+        )
+
+
+def check_processor(folder: Folder) -> str:
+    try:
+        # False, not unset: unset asks on a terminal whether code of the folder may run.
+        folder.processor = AutoProcessor.from_pretrained(folder.path, trust_remote_code=False)
+        folder.processor.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except Exception as error:  # whatever transformers makes of missing or damaged files
+        raise ValueError(
+            f"The processor cannot be loaded or has no chat template ({type(error).__name__}: {error}). Save the "
+            "source model's into the folder, with `AutoProcessor.from_pretrained(source).save_pretrained(folder)`."
+        ) from error
+    return f"{type(folder.processor).__name__}, {len(folder.processor.tokenizer)} tokens"
+
+
+def check_token_ids(folder: Folder) -> str:
+    expected = copy.deepcopy(folder.config)
+    prepare_processor(folder.processor, expected)
+    expected.image_token_id, expected.video_token_id = folder.processor.image_token_id, folder.processor.video_token_id
+    wrong = [
+        f"{name} is {getattr(folder.config, name)}, the processor's {getattr(expected, name)}"
+        for name in (*TOKEN_FIELDS, "image_token_id", "video_token_id")
+        if getattr(folder.config, name) != getattr(expected, name)
+    ]
+    if wrong:
+        raise ValueError(
+            "; ".join(wrong) + ". Put the processor of this model into the folder, or write the ids with "
+            "`hf_metis_home.conversion.prepare_processor(processor, model.config)` and save the model."
+        )
+    return "the configuration's are the processor's"
+
+
+def check_card(folder: Folder) -> str:
+    path, remedy = folder.path / "README.md", "Write one with `hf_metis_home.hub_templates.render_model_card`."
+    if not path.is_file():
+        raise ValueError(f"README.md is missing, so nobody would know what this model is. {remedy}")
+    try:
+        library = ModelCard.load(path).data.library_name
+    except Exception as error:  # of YAML, or of what the Hub asks of it
+        raise ValueError(f"README.md has metadata that the Hub would refuse ({error}). {remedy}") from error
+    if library != "transformers":
+        raise ValueError(
+            f"README.md has the metadata `library_name: {library}`, but must have 'transformers'. {remedy}"
+        )
+    return "README.md with metadata"
