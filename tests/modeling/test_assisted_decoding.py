@@ -12,7 +12,7 @@ from .tiny import NON_THINKING_OPENING, THINKING_OPENING, tiny_dense, tiny_hybri
 ROWS = (1, 2)  # with and without images; upstream drafts for one row at a time
 
 
-@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"], scope="module")
+@pytest.fixture(params=["ffn_0", "ffn_1", "lora_attention_0"], scope="module")
 def models(request):
     return hybrid_and_twins(request.param)
 

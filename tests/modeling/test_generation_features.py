@@ -10,6 +10,7 @@ from .generating import (
     NEW,
     PENALISES_PADDING,
     PROMPTS,
+    QUANTISED_CACHE,
     THINKING,
     answers,
     assert_same,
@@ -48,10 +49,17 @@ STRATEGIES = {
     "repetition": lambda width: {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
     "allowed_tokens": lambda width: {"prefix_allowed_tokens_fn": lambda row, ids: list(range(1, 80, 3))},
 }
+# One group per token and head, so that no row is rounded together with another.
+GROUPS = {"q_group_size": 16, "residual_length": 4}
+QUANTISED = {
+    "quanto": {"nbits": 2, **GROUPS},
+    "hqq": {"nbits": 4, "axis_key": 1, "axis_value": 1, **GROUPS},
+}
+QUANTISED_BY = {"quanto": ("optimum.quanto", "optimum-quanto"), "hqq": ("hqq", "hqq")}  # module, package
 OFFLOADED = {name: {"cache_implementation": name} for name in ("offloaded", "offloaded_static")}
 
 
-@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"], scope="module")
+@pytest.fixture(params=["ffn_0", "ffn_1", "lora_attention_0"], scope="module")
 def models(request):
     return hybrid_and_twins(request.param)
 
@@ -77,6 +85,32 @@ def test_mixed_batch_equals_dense_rows(models, strategy):
             continue
         kwargs = STRATEGIES[strategy](len(PROMPTS[row]))
         assert_same(found[row], answers(twins[flag], single(row), **kwargs)[0])
+
+
+@QUANTISED_CACHE
+@pytest.mark.parametrize("kwargs", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("backend", QUANTISED)
+def test_quantised_cache_equals_dense_rows(models, backend, kwargs):
+    # As hqq fails at an odd number of groups, a row is compared with the same row of its dense model's batch.
+    module, package = QUANTISED_BY[backend]
+    pytest.importorskip(module, reason=f"needs {package}, which no extra installs: pip install {package}")
+    hybrid, twins = models
+    config = {"backend": backend, **QUANTISED[backend]}
+    quantised = {"cache_implementation": "quantized", "cache_config": config, **kwargs}
+    found = answers(hybrid, batch(PROMPTS), thinking=THINKING, **quantised)
+    dense = {flag: answers(twin, batch(PROMPTS), **quantised) for flag, twin in twins.items()}
+    assert found == [dense[flag][row] for row, flag in enumerate(THINKING)]
+    assert found != answers(hybrid, batch(PROMPTS), thinking=THINKING, **kwargs)  # the rounding shows
+
+
+@QUANTISED_CACHE
+@pytest.mark.parametrize("thinking", [True, False])
+def test_fp8_cache_equals_dense(models, thinking):
+    # One scale serves the whole batch, so that a row's answer depends on its neighbours, in the dense model too.
+    hybrid, twins = models
+    fp8 = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+    found = answers(hybrid, batch(PROMPTS), thinking=thinking, **fp8)
+    assert found == answers(twins[thinking], batch(PROMPTS), **fp8)
 
 
 @pytest.mark.gpu
@@ -184,3 +218,28 @@ def test_continuous_batching_is_refused(models, entry):
         else:
             hybrid.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=2, cache_implementation="paged")
     assert hybrid.config._attn_implementation == implementation
+
+
+NEGATIVE = torch.tensor([prompt[-5:] for prompt in PROMPTS])
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"num_beams": 2}, {"negative_prompt_ids": NEGATIVE}], ids=["greedy", "beams", "negative"]
+)
+def test_guidance_asks_the_branch_of_the_row(models, kwargs):
+    hybrid, twins = models
+    guided = {"guidance_scale": 2.0, "use_cache": False, **kwargs}
+    for thinking in (THINKING, [not flag for flag in THINKING], True):
+        found = answers(hybrid, batch(PROMPTS), thinking=thinking, **guided)
+        dense = {flag: answers(twin, batch(PROMPTS), **guided) for flag, twin in twins.items()}
+        flags = thinking if isinstance(thinking, list) else [thinking] * len(PROMPTS)
+        assert found == [dense[flag][row] for row, flag in enumerate(flags)]
+
+
+def test_guidance_with_a_cache_is_refused(models):
+    # The dense model fails in the middle, at shapes that do not fit.
+    hybrid, twins = models
+    with pytest.raises(RuntimeError, match="shapes"):
+        answers(twins[True], batch(PROMPTS), guidance_scale=2.0)
+    with pytest.raises(ValueError, match="`guidance_scale=2.0` needs `use_cache=False`"):
+        answers(hybrid, batch(PROMPTS), guidance_scale=2.0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .tiny import batch, branch_twin, prompt_ids, tiny_hybrid
+from .tiny import KINDS, batch, branch_twin, prompt_ids, tiny_hybrid
 
 
 pytestmark = [
@@ -14,9 +14,9 @@ PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, lengt
 THINKING = [True, False, False, True]
 
 
-@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"])
+@pytest.fixture(params=["ffn_0", "ffn_1", "lora_attention_0"])
 def hybrid(request):
-    return tiny_hybrid(router_layer=request.param)
+    return tiny_hybrid(**KINDS[request.param])
 
 
 def on_gpu(inputs: dict) -> dict:
@@ -59,3 +59,11 @@ def test_cuda_graphs_with_a_static_cache(hybrid, thinking):
     # With a static cache `generate` compiles the decoding step, with CUDA graphs where the device allows.
     found = hybrid.generate(**inputs, **options, cache_implementation="static")
     assert torch.equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_sharded_over_two_gpus_trains_like_one_process(tmp_path):
+    from tests.trainers.test_distributed import assert_sharded_gradients_equal_one_process  # needs TRL
+
+    assert_sharded_gradients_equal_one_process("fsdp_cuda", tmp_path, atol=1e-4)

@@ -21,6 +21,15 @@ def torchao_int8(skip=None):
     return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=skip)
 
 
+def torchao_int4(skip=None):
+    pytest.importorskip("torchao", reason="needs torchao, which no extra installs: pip install torchao")
+    from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup
+
+    # `Int4WeightOnlyConfig` has no kernels for a CPU; this rounds in the same way and computes on any device.
+    weights = {"weight_dtype": torch.int4, "granularity": PerGroup(16), "mapping_type": MappingType.ASYMMETRIC}
+    return TorchAoConfig(IntxWeightOnlyConfig(**weights), modules_to_not_convert=skip)
+
+
 def bitsandbytes_int8(skip=None):
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which no extra installs: pip install bitsandbytes")
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
@@ -38,7 +47,7 @@ def bitsandbytes_nf4(skip=None):
     )
 
 
-METHODS = [torchao_int8, bitsandbytes_int8, bitsandbytes_nf4]
+METHODS = [torchao_int8, torchao_int4, bitsandbytes_int8, bitsandbytes_nf4]
 
 
 @pytest.fixture
@@ -109,9 +118,10 @@ def test_routes_survive_and_answers_come(saved, method):
         assert torch.equal(answer.thinking, found.thinking if forced is None else torch.full((12,), int(forced)))
 
 
-def test_saves_and_loads_quantised(saved, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_saves_and_loads_quantised(saved, method, tmp_path):
     quantised = MetisHomeForConditionalGeneration.from_pretrained(
-        saved[1], dtype=torch.bfloat16, quantization_config=torchao_int8()
+        saved[1], dtype=torch.bfloat16, quantization_config=method(), device_map="cpu"
     )
     quantised.save_pretrained(tmp_path / "quantised")
     loaded = MetisHomeForConditionalGeneration.from_pretrained(tmp_path / "quantised")
@@ -121,3 +131,24 @@ def test_saves_and_loads_quantised(saved, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, quantised(**inputs).logits)
     assert torch.equal(loaded.route(**inputs).logits, quantised.route(**inputs).logits)
+
+
+@pytest.mark.parametrize("branch", ["thinking", "non_thinking"])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_branch_alone_is_what_it_is_in_the_whole(saved, method, branch):
+    options = {"dtype": torch.bfloat16, "device_map": "cpu"}
+    whole, one = (
+        MetisHomeForConditionalGeneration.from_pretrained(
+            saved[1], quantization_config=method(), only_branch=only, **options
+        )
+        for only in (None, branch)
+    )
+    kinds = [{name: is_quantised(module) for name, module in linears(model).items()} for model in (whole, one)]
+    assert kinds[1].items() <= kinds[0].items()
+    assert {name.split(".mlp.")[1].split(".")[0] for name in kinds[0].keys() - kinds[1].keys()} == {
+        "non_thinking" if branch == "thinking" else "thinking"
+    }
+    inputs = batch(PROMPTS)
+    with torch.no_grad():
+        assert torch.equal(one(**inputs).logits, whole(**inputs, thinking=branch == "thinking").logits)
+    assert torch.equal(one.route(**inputs).logits, whole.route(**inputs).logits)

@@ -8,7 +8,7 @@ from hf_metis_home.conversion import upcycle
 from hf_metis_home.modeling.generation_metis_home import GenerationDecision, ThinkingBudgetLogitsProcessor
 from tests.fixtures_text import byte_level_processor, tiny_dense, word_level_processor
 
-from .tiny import NON_THINKING_OPENING, THINKING_CLOSING, THINKING_OPENING, batch, prompt_ids, tiny_hybrid
+from .tiny import KINDS, NON_THINKING_OPENING, THINKING_CLOSING, THINKING_OPENING, batch, prompt_ids, tiny_hybrid
 
 
 OPEN = [prompt_ids(0) + THINKING_OPENING, prompt_ids(1, length=5, images=2) + THINKING_OPENING]
@@ -17,9 +17,9 @@ PROMPTS = [*OPEN, DIRECT]
 LENGTH = 12
 
 
-@pytest.fixture(params=[0, 1], ids=["router_layer_0", "router_layer_1"])
+@pytest.fixture(params=["ffn_0", "ffn_1", "lora_attention_0"])
 def hybrid(request):
-    return tiny_hybrid(router_layer=request.param)
+    return tiny_hybrid(**KINDS[request.param])
 
 
 def answers(model, prompts, seeds=None, **kwargs):

@@ -1,38 +1,33 @@
 """Two processes on gloo train what one process trains."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.torchrun import on_two_ranks
+
 from .common import make_hybrid
 from .two_ranks import batch_of, loss_of, trained
 
 
-ROOT = Path(__file__).parents[2]
-
-
-def on_two_ranks(mode: str, folder: Path):
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-        *("-m", "tests.trainers.two_ranks", mode, str(folder / "result.pt")),
-    ]
-    env = {
-        **os.environ,
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
-    }
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr
+def run(mode: str, folder: Path):
+    on_two_ranks("tests.trainers.two_ranks", mode, str(folder / "result.pt"))
     return torch.load(folder / "result.pt", weights_only=True)
+
+
+def assert_sharded_gradients_equal_one_process(mode: str, folder: Path, atol: float):
+    found = run(mode, folder)
+    model, _ = make_hybrid()
+    sum(loss_of(model, batch_of((thinking,) * 2)) / 2 for thinking in (True, False)).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=atol, rtol=0, msg=name)
+        assert parameter.grad.any() or "visual" in name, name
 
 
 @pytest.mark.slow
 def test_data_parallel_equals_one_process(tmp_path):
-    weights, logs = on_two_ranks("ddp", tmp_path)
+    weights, logs = run("ddp", tmp_path)
     alone, logs_alone = trained(tmp_path / "alone", batch_size=4)
     before = make_hybrid()[0].state_dict()
     assert all(not tensor.equal(before[name]) for name, tensor in alone.items())
@@ -47,9 +42,4 @@ def test_data_parallel_equals_one_process(tmp_path):
 def test_sharded_ranks_on_different_branches(tmp_path):
     # A branch that is skipped where it has no rows trains wrongly without a word: each rank then reduces gradients of
     # another set of layers.
-    found = on_two_ranks("fsdp", tmp_path)
-    model, _ = make_hybrid()
-    sum(loss_of(model, batch_of((mode,) * 2)) / 2 for mode in (True, False)).backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=0, msg=name)
-        assert parameter.grad.any() or "visual" in name, name
+    assert_sharded_gradients_equal_one_process("fsdp", tmp_path, atol=1e-5)

@@ -2,9 +2,10 @@
 Run by `test_distributed.py` under torchrun: `two_ranks.py MODE RESULT`.
 
 `ddp`: the trainer's weights after two steps. `fsdp`: gradients of one step in which each rank has rows of one mode
-only, so that each needs a branch that the other leaves idle.
+only, so that each needs a branch that the other leaves idle. `fsdp_cuda`: the same on two GPUs.
 """
 
+import os
 import sys
 import tempfile
 
@@ -48,15 +49,19 @@ def batch_of(modes) -> dict:
     return dict(collator(make_rows(modes, images=(1,))))
 
 
-def sharded_gradients() -> dict:
+def sharded_gradients(device: str) -> dict:
     from torch.distributed.fsdp import fully_shard
 
-    dist.init_process_group("gloo")
-    model, _ = make_hybrid()
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    mesh = dist.init_device_mesh(device, (dist.get_world_size(),))  # by default an accelerator's, where there is one
+    model = make_hybrid()[0].to(device)
     for layer in (*model.model.visual.blocks, *model.model.language_model.layers, model):
-        fully_shard(layer)
-    loss_of(model, batch_of((dist.get_rank() == 0,) * 2)).backward()
-    return {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+        fully_shard(layer, mesh=mesh)
+    batch = batch_of((dist.get_rank() == 0,) * 2)
+    loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()}).backward()
+    return {name: parameter.grad.full_tensor().cpu() for name, parameter in model.named_parameters()}
 
 
 if __name__ == "__main__":
@@ -65,7 +70,7 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             found = trained(folder, batch_size=2)
     else:
-        found = sharded_gradients()
+        found = sharded_gradients("cuda" if mode == "fsdp_cuda" else "cpu")
     if dist.get_rank() == 0:
         torch.save(found, result)
     dist.barrier()

@@ -2,8 +2,8 @@
 Flags from a dataclass, in the style of transformers' `HfArgumentParser`, without importing transformers for it.
 
 Values come from the dataclass's defaults, then from a YAML file (`--config`), then from the command line; the later one
-wins. Fields may be `str`, `int`, `float`, `bool` (`--flag` or `--flag false`), a `Literal` of strings, `list[str]` (several
-words), or one of these `| None`: what the verbs need so far.
+wins. Fields may be `str`, `int`, `float`, `bool` (`--flag` or `--flag false`), a `Literal` of strings, `list[str]`
+(several words), or one of these `| None`: what the verbs need so far.
 """
 
 import argparse

@@ -34,7 +34,8 @@ def branch_target_modules(branch: Literal["thinking", "non_thinking", "both"], a
     An adapter on one branch leaves the answers of the other as they are, to the last bit. One that also adapts the
     attention, which the branches share, does not. The vision tower, the embeddings, the head, the router and the layers
     before the router, which have one feed-forward network for all, are never matched; to train the router along, pass
-    PEFT `modules_to_save=["router"]`.
+    PEFT `modules_to_save=["router"]`. A branch of the `"lora"` kind is a low-rank change already, which PEFT refuses to
+    adapt; train it as it is.
 
     Args:
         branch (`str`):

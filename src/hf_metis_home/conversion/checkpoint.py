@@ -22,11 +22,15 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass
 class LazyTensor:
-    """A tensor that is read, or computed, when it is asked for."""
+    """
+    A tensor that is read, or computed, when it is asked for. `stored`: the file and the position in it where its bytes
+    stand, unless it is computed.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
+    stored: tuple[Path, int] | None = None
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "LazyTensor":
@@ -86,14 +90,23 @@ def open_checkpoint(model_name_or_path: str | Path, argument: str, model_type: s
     """
     folder = resolve_folder(model_name_or_path, argument)
     config = read_config(folder, argument, model_type)
-    tensors, files, names = {}, _files(folder, argument), []
+    tensors, files, names, places = {}, weight_files(folder, argument), [], {}
+    if (folder / "model.safetensors").is_file() and folder / "model.safetensors" not in files:
+        raise ValueError(
+            f"`{argument}` is {str(folder)!r}, which holds {INDEX} and model.safetensors, of which transformers would "
+            "load the latter. Remove the one that is left over from an earlier save."
+        )
     for path in files:
         for name, tensor in open_file(path, argument).items():
-            if native_name(name) in tensors:
-                raise ValueError(f"`{argument}` is {str(folder)!r}, in which the tensor {name} is stored twice.")
-            tensors[native_name(name)] = tensor
+            native = native_name(name)
+            if native in tensors:
+                raise ValueError(
+                    f"`{argument}` is {str(folder)!r}, in which the tensor {name} is stored twice, in {places[native]} "
+                    f"and in {path.name}. Fetch or save the checkpoint again."
+                )
+            tensors[native], places[native] = tensor, path.name
             names.append(name)
-    _check_index(folder, argument, files, names)
+    check_index(folder, argument, files, names)
     layout = "native" if any(name.startswith("model.language_model.") for name in names) else "legacy"
     check_tensors(tensors, config, argument, str(model_name_or_path))
     return Checkpoint(folder, config, tensors, files, layout)
@@ -134,7 +147,12 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
     """The configuration in a folder. An error for another architecture than the one asked for."""
     from ..modeling import MetisHomeConfig
 
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"`{argument}` is {str(folder)!r}, whose config.json is damaged ({error!r}). Fetch the checkpoint again."
+        ) from error
     if found != model_type:
         wanted = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {wanted[found]}." if found in wanted else ""
@@ -151,7 +169,7 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
     return config
 
 
-def _files(folder: Path, argument: str) -> list[Path]:
+def weight_files(folder: Path, argument: str) -> list[Path]:
     if (folder / INDEX).is_file():
         names = sorted(set(_weight_map(folder, argument).values()))
     elif (folder / "model.safetensors").is_file():
@@ -173,8 +191,11 @@ def _files(folder: Path, argument: str) -> list[Path]:
 
 def _weight_map(folder: Path, argument: str) -> dict[str, str]:
     try:
-        return json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
+        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError("its weight_map names no file")
+        return weight_map
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"`{argument}` is {str(folder)!r}, whose {INDEX} is damaged ({error!r}). Fetch the checkpoint again."
         ) from error
@@ -188,6 +209,9 @@ def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
         raise ValueError(
             f"`{argument}`: {str(path)!r} is truncated or damaged ({error}). Fetch or save it again."
         ) from error
+    with path.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(size))
     tensors = {}
     for name in file.keys():  # noqa: SIM118 (a file is no mapping)
         if name.endswith(".inv_freq"):
@@ -199,18 +223,20 @@ def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
                 f"{list(DTYPES)}. Convert the original weights, not quantised ones."
             )
         tensors[name] = LazyTensor(
-            tuple(part.get_shape()), DTYPES[part.get_dtype()], lambda name=name: _read(path, name)
+            tuple(part.get_shape()),
+            DTYPES[part.get_dtype()],
+            lambda name=name: _read(path, name),
+            (path, 8 + size + header[name]["data_offsets"][0]),
         )
     return tensors
 
 
 def _read(path: Path, name: str) -> torch.Tensor:
-    # Mapped anew each time: one tensor then can be written twice, which safetensors refuses for shared memory.
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(name)
 
 
-def _check_index(folder: Path, argument: str, files: list[Path], names: list[str]) -> None:
+def check_index(folder: Path, argument: str, files: list[Path], names: list[str]) -> None:
     if not (folder / INDEX).is_file():
         return
     indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}

@@ -164,7 +164,7 @@ def _write_dense(hybrid: Checkpoint, branch: str, made: dict, staging: Path) -> 
         tensors["lm_head.weight"] = tensors["model.language_model.embed_tokens.weight"]
     if made.get("layout", "legacy") == "legacy":
         tensors = {legacy_name(name): tensor for name, tensor in tensors.items()}
-    check_space(staging, sum(tensor.nbytes for tensor in tensors.values()))
+    check_space(staging.parent, sum(tensor.nbytes for tensor in tensors.values()))
     write_shards(staging, tensors, shard_limit(hybrid.files))
     config.save_pretrained(staging)
     _copy_around(hybrid, staging)
@@ -200,7 +200,7 @@ def dense_tensors(hybrid: Checkpoint, branch: str) -> dict[str, LazyTensor]:
 
 def _write_router(hybrid: Checkpoint, staging: Path) -> None:
     tensors = {name: hybrid.tensors[name] for name in router_tensor_names(hybrid.tensors, hybrid.config)}
-    check_space(staging, sum(tensor.nbytes for tensor in tensors.values()))
+    check_space(staging.parent, sum(tensor.nbytes for tensor in tensors.values()))
     write_shards(staging, tensors, shard_limit(hybrid.files))
     write_model_files(staging, router_config(hybrid.config), hybrid.config.dtype)
     AutoProcessor.from_pretrained(hybrid.folder).save_pretrained(staging)

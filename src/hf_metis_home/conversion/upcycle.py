@@ -347,14 +347,14 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
         )
     dense = sources["dense_model"]
     for argument in own:
-        for name, tensor in dense.items():
+        for name in [*dense, *sources[argument]]:
             if name == "lm_head.weight":
                 continue  # stored or not where it is tied
-            found = sources[argument][name].shape if name in sources[argument] else "absent"
-            if found != tensor.shape:
+            found, wanted = (s[name].shape if name in s else "absent" for s in (sources[argument], dense))
+            if found != wanted:
                 raise ValueError(
-                    f"`{argument}` and the dense model disagree in {name}: {found} against {tensor.shape}. All sources "
-                    "must have the same sizes."
+                    f"`{argument}` and the dense model disagree in {name}: {found} against {wanted}. All sources must "
+                    "have the same sizes."
                 )
     if "lm_head.weight" in dense and any("lm_head.weight" not in sources[argument] for argument in own):
         if shared_from != "base":

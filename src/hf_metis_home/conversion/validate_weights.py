@@ -15,12 +15,12 @@ from .checkpoint import (
     INDEX,
     Checkpoint,
     LazyTensor,
-    _check_index,
-    _files,
+    check_index,
     open_file,
     read_config,
     some,
     tensor_problems,
+    weight_files,
 )
 
 
@@ -57,7 +57,7 @@ def check_configuration(folder: Folder) -> str:
 
 
 def check_files(folder: Folder) -> str:
-    files = _files(folder.path, ARGUMENT)
+    files = weight_files(folder.path, ARGUMENT)
     if (folder.path / INDEX).is_file() and (folder.path / "model.safetensors").is_file():
         raise ValueError(
             f"There are {INDEX} and model.safetensors, of which transformers would load the latter. Remove the one "
@@ -68,7 +68,7 @@ def check_files(folder: Folder) -> str:
             if name in folder.tensors:
                 raise ValueError(f"The tensor {name} is stored twice, also in {path.name}. {AGAIN}")
             folder.tensors[name] = tensor
-    _check_index(folder.path, ARGUMENT, files, list(folder.tensors))
+    check_index(folder.path, ARGUMENT, files, list(folder.tensors))
     size = sum(tensor.nbytes for tensor in folder.tensors.values())
     return f"{len(files)} with weights, {size / 1e9:.2f} GB"
 

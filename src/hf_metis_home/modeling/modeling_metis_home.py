@@ -9,11 +9,12 @@ Nothing is kept on a module between calls: a decision lives in the arguments of 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, UnbatchedClassifierFreeGuidanceLogitsProcessor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
@@ -780,6 +781,19 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         return super()._get_candidate_generator(
             *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
         )
+
+    def _get_logits_processor(self, generation_config, *args, model_kwargs: dict | None = None, **kwargs):
+        processors = super()._get_logits_processor(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
+        for processor in processors:
+            if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor) and processor.model is self:
+                if generation_config.use_cache:
+                    raise ValueError(
+                        f"`guidance_scale={generation_config.guidance_scale}` needs `use_cache=False`: with a cache, "
+                        "Qwen2.5-VL in transformers counts the positions of the unconditional prompt wrongly and fails."
+                    )
+                # It calls the model once more per step, without the prompt, and that has to be the same branch.
+                processor.model = partial(self, thinking=model_kwargs["thinking"])
+        return processors
 
     def _check_budget(self, max_thinking_tokens) -> None:
         if not self.config.thinking_opening_ids or not self.config.thinking_closing_ids:
