@@ -145,10 +145,16 @@ def counted_table() -> list[str]:
     for layer in ROUTER_LAYERS_7B:
         route = operations(shape_7b(layer), TOKENS_7B, route=True)
         counted.append([str(layer), f"{route / 1e12:.3f}", f"{whole / 1e12:.3f}", f"{route / whole:.2%}"])
+    bounds = []
+    for layer in ROUTER_LAYERS_7B:
+        one, both = (bytes_read(shape_7b(layer), mixed) for mixed in (False, True))
+        bounds.append([str(layer), f"{one / 1e6:.1f}", f"{both / 1e6:.1f}", f"{both / one:.2f}"])
     return [
         f"**`route` alone by operation count** at the shape of the 7B model, {TOKENS_7B} prompt tokens, without the "
         "vision tower (counted on the meta device, not timed).",
         table(["`router_layer`", "route, Tflop", "prefill, Tflop", "share"], counted),
+        "**The bytes bound of decoding** there, in bf16.",
+        table(["`router_layer`", "one branch, MB", "mixed, MB", "bound"], bounds),
     ]
 
 
@@ -160,9 +166,6 @@ def decode_tables(models: dict, timings: dict, sizes: Sizes) -> list[str]:
         measured = timing.median / timings["dense", "–"].median
         speed = read / timing.median / 1e9
         lines.append([name, layer, f"{read / 1e6:.1f}", f"{read / dense:.2f}", f"{measured:.2f}", f"{speed:.1f}"])
-    for layer in ROUTER_LAYERS_7B:
-        one, both = (bytes_read(shape_7b(layer), mixed) for mixed in (False, True))
-        lines.append(["7B shape in bf16, mixed", str(layer), f"{both / 1e6:.1f}", f"{both / one:.2f}", "–", "–"])
     columns = ["", "`router_layer`", "MB read", "bytes bound", "measured", "GB/s"]
     return [
         "**Decoding against the bytes bound.** A step reads the weights once, whatever the batch: *S* bytes of "

@@ -104,16 +104,17 @@ def _peak(device: str, threads: int, function: Callable, args: tuple) -> float:
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
     # Not `getrusage`: on Linux a new process inherits that mark from its parent.
-    before = _status("VmRSS")
+    before = status("VmRSS")
     function(*args)
-    return _status("VmHWM") - before
+    return status("VmHWM") - before
 
 
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def status(field: str, process: int | str = "self") -> float:
+    """MB (1e6 bytes) that Linux reports about a process in a field of `/proc/*/status`."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise ValueError(f"/proc/self/status has no {field}: pass --skip_memory on this system.")
+    raise ValueError(f"/proc/{process}/status has no {field}: pass --skip_memory on this system.")
 
 
 def machine(args: argparse.Namespace) -> str:
@@ -127,7 +128,8 @@ def machine(args: argparse.Namespace) -> str:
         names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
         hardware = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
         used = " and ".join(str(threads) for threads in args.threads)
-        hardware += f", {os.cpu_count()} cores, {used} used, load {os.getloadavg()[0]:.1f} at the end"
+        used = f"{used} used, " if used else ""
+        hardware += f", {os.cpu_count()} cores, {used}load {os.getloadavg()[0]:.1f} at the end"
     return (
         f"{hardware}; {args.dtype}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}; {time.strftime('%Y-%m-%d')}."
@@ -135,18 +137,19 @@ def machine(args: argparse.Namespace) -> str:
 
 
 def introduction(args: argparse.Namespace, sizes: object, argv: list[str] | None) -> str:
-    """How the section was made. The page's own path says nothing about the figures, so it is left out."""
+    """How the section was made. Paths of this machine, which say nothing about the figures, are left out."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if "--output" in words:
-        del words[words.index("--output") : words.index("--output") + 2]
+    for flag in ("--output", "--dir"):
+        if flag in words:
+            del words[words.index(flag) : words.index(flag) + 2]
     return (
         f"`{' '.join(['python -m', args.benchmark, *words])}`: {machine(args)} Random weights: {sizes}. Medians and "
         f"quartiles of {args.repeats} rounds, in which the variants of a table take turns."
     )
 
 
-def parser(benchmark: str, description: str, repeats: int) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
+def parser(benchmark: str, description: str, repeats: int, computes: bool = True) -> argparse.ArgumentParser:
+    """The flags that every benchmark has, or every one that `computes`."""
     result = argparse.ArgumentParser(
         prog=f"python -m {benchmark}",
         description=description,
@@ -154,11 +157,14 @@ def parser(benchmark: str, description: str, repeats: int) -> argparse.ArgumentP
         allow_abbrev=False,
     )
     result.set_defaults(benchmark=benchmark)
-    result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    result.add_argument("--threads", type=int, nargs="+", default=[1], help="Threads on a CPU; each is measured.")
-    result.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    if computes:
+        result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+        result.add_argument("--threads", type=int, nargs="+", default=[1], help="Threads on a CPU; each is measured.")
+        result.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+        result.add_argument("--skip_memory", action="store_true", help="Leave out peak memory: each needs a process.")
+    else:
+        result.set_defaults(device="cpu", threads=[], dtype="bfloat16")
     result.add_argument("--repeats", type=int, default=repeats, help="Rounds that count, after one that does not.")
-    result.add_argument("--skip_memory", action="store_true", help="Leave out peak memory: each needs a process.")
     result.add_argument("--output", type=Path, default=PAGE, help="Page whose section is replaced; made where missing.")
     return result
 
@@ -166,7 +172,7 @@ def parser(benchmark: str, description: str, repeats: int) -> argparse.ArgumentP
 def start(arguments: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags and set what has to stand before the first model."""
     args = arguments.parse_args(argv)
-    if args.repeats < 1 or min(args.threads) < 1 or len(set(args.threads)) < len(args.threads):
+    if args.repeats < 1 or min(args.threads, default=1) < 1 or len(set(args.threads)) < len(args.threads):
         arguments.error("--repeats and --threads must be at least 1, and every number of threads given once.")
     if args.device == "cuda" and not torch.cuda.is_available():
         arguments.error("--device is cuda, but torch finds no CUDA device. Use --device cpu.")
@@ -175,7 +181,8 @@ def start(arguments: argparse.ArgumentParser, argv: list[str] | None) -> argpars
         markers(args.output, section_of(args))
     except (OSError, ValueError) as error:
         arguments.error(f"--output: {error}")
-    torch.set_num_threads(args.threads[0])
+    if args.threads:
+        torch.set_num_threads(args.threads[0])
     torch.manual_seed(0)
     return args
 

@@ -89,10 +89,10 @@ def dense_model(sizes: Sizes, seed: int = 0) -> Qwen2_5_VLForConditionalGenerati
     return finish(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config_values(sizes))), sizes, seed)
 
 
-def hybrid_model(sizes: Sizes, router_layer: int, seed: int = 0) -> MetisHomeForConditionalGeneration:
+def hybrid_model(sizes: Sizes, router_layer: int, seed: int = 0, **text) -> MetisHomeForConditionalGeneration:
     """A hybrid with an opinionated router, whose thinking branch and shared weights are those of `dense_model`."""
     values = config_values(sizes)
-    values["text_config"] |= {"router_layer": router_layer}
+    values["text_config"] |= {"router_layer": router_layer, **text}
     config = MetisHomeConfig(
         **values,
         assistant_header_ids=[TURN_START, ASSISTANT],

@@ -5,6 +5,7 @@ Other ways to have two behaviours in one batch, at the same sizes, all through `
 python -m benchmarks.rivals --threads 1 --repeats 20
 ```
 
+- *hybrid, low rank*: branches of the other kind, low-rank changes of one network, the branch given.
 - *both, then `where`*: the hybrid's weights, but every row goes through both branches and a mask selects. It is what
   runs under `torch.compile`, and what a server does that cannot gather rows.
 - *LoRA*: the dense model with two PEFT adapters on its feed-forward networks; a mixed batch names one per row. Other
@@ -41,7 +42,9 @@ from .models import TOLERANCE, Sizes, dense_model, hybrid_model, megabytes, quer
 from .plots import write_plot
 
 
-NAMES = ("dense", "hybrid, branch given", "hybrid, routed", "both, then where", "LoRA", "two passes")
+NAMES = (
+    "dense", "hybrid, branch given", "hybrid, routed", "hybrid, low rank", "both, then where", "LoRA", "two passes"
+)  # fmt: skip
 COLUMNS = ["", "prefill, ms", "quartiles", "to dense", "step, ms", "quartiles", "to dense"]
 ADAPTERS = ("non_thinking", "thinking")
 
@@ -109,7 +112,8 @@ def answers(name: str, sizes: Sizes, rank: int, split: Split):
         model.set_adapter("thinking")
         options = {"adapter_names": split.adapters()} if split.mixed else {}
     else:
-        model, options = hybrid_model(sizes, router_layer=1), {"thinking": thinking}
+        kind = {"branch_kind": "lora", "branch_rank": rank} if name == "hybrid, low rank" else {}
+        model, options = hybrid_model(sizes, router_layer=1, **kind), {"thinking": thinking}
         if name == "hybrid, routed":
             options = {"thinking_threshold": split.threshold}
         if name == "both, then where":
@@ -229,8 +233,8 @@ def main(argv: list[str] | None = None) -> None:
             table(["", "weights, MB", "peak, MB"], lines),
         ]
     about = (
-        f"LoRA of rank {args.rank} (PEFT {peft.__version__}); hybrids with `router_layer` 1. All but *LoRA* and "
-        "*dense* gave equal answers, and so did *dense* to queries of one kind."
+        f"LoRA of rank {args.rank} (PEFT {peft.__version__}); hybrids with `router_layer` 1. All but *LoRA*, "
+        "*hybrid, low rank* and *dense* gave equal answers, and so did *dense* to queries of one kind."
     )
     picture = write_plot(args, ratios, "the dense model")
     write_section(args, [introduction(args, sizes, argv), about, picture, *parts])

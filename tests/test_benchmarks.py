@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -90,8 +91,85 @@ def test_benchmark_fills_its_section(name, tmp_path, opened_for_writing, one_thr
     assert opened_for_writing and [path for path in opened_for_writing if tmp_path not in path.parents] == []
 
 
+UPCYCLE_COLUMNS = [{"s", "quartiles", "GB/s written", "to a copy"}, {"MB"}]
+
+
+def check_upcycle_section(page: Path) -> None:
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "\nold\n" not in text
+    assert "`python -m benchmarks.upcycle --shape tiny --repeats 1" in text and str(page.parent) not in text
+    assert "2 cores, used" not in text and "Random weights: hidden size 64, FFN 256, 3 layers" in text
+    assert headers(text) == [columns | {""} for columns in UPCYCLE_COLUMNS]
+    cells = {line.split("|")[1].strip(): line.split("|")[2:] for line in text.splitlines() if line.startswith("| ")}
+    assert {"plain copy of the result", "upcycling", "largest input shard", "peak of upcycling", "allowed"} <= set(
+        cells
+    )
+    assert float(cells["upcycling"][3]) > 0 and not re.search(r"\bnan\b|\binf\b", text)
+
+
+@pytest.fixture
+def upcycle_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- upcycle: start -->\nold\n<!-- upcycle: end -->\nbelow\n")
+    return page
+
+
+def test_upcycle_benchmark_fills_its_section(upcycle_page, monkeypatch, opened_for_writing):
+    from benchmarks import upcycle
+    from hf_metis_home.conversion import upcycle_checkpoint
+
+    def convert(source, target):  # in this process: another takes seconds to import
+        began = time.perf_counter()
+        upcycle_checkpoint(source, target)
+        return time.perf_counter() - began, 400e6
+
+    monkeypatch.setattr(upcycle, "convert", convert)
+    folder = upcycle_page.parent
+    upcycle.main(["--shape", "tiny", "--repeats", "1", "--dir", str(folder), "--output", str(upcycle_page)])
+    check_upcycle_section(upcycle_page)
+    assert "and 300 MB, is missed" in upcycle_page.read_text()  # 400 MB are said to have been needed
+    assert opened_for_writing and [path for path in opened_for_writing if folder not in path.parents] == []
+    assert [path.name for path in folder.iterdir()] == ["page.md"]
+
+
+@pytest.mark.slow
+def test_upcycle_benchmark_in_processes(upcycle_page):
+    from benchmarks import upcycle
+
+    upcycle.main(
+        ["--shape", "tiny", "--repeats", "1", "--dir", str(upcycle_page.parent), "--output", str(upcycle_page)]
+    )
+    check_upcycle_section(upcycle_page)
+    assert "and 300 MB, is met" in upcycle_page.read_text()
+
+
+@pytest.mark.parametrize(("free", "message"), [(10**6, "has 0.0 GB free, but"), (None, "which is no folder")])
+def test_upcycle_benchmark_needs_room(upcycle_page, monkeypatch, capsys, free, message):
+    from benchmarks import upcycle
+
+    folder = upcycle_page.parent
+    if free is not None:
+        usage = shutil.disk_usage(folder)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    place = folder if free is not None else folder / "nowhere"
+    with pytest.raises(SystemExit):
+        upcycle.main(["--shape", "tiny", "--dir", str(place), "--output", str(upcycle_page)])
+    assert message in capsys.readouterr().err and "old" in upcycle_page.read_text()
+    assert [path.name for path in folder.iterdir()] == ["page.md"]
+
+
+def test_shape_of_the_3b_model():
+    from benchmarks import upcycle
+
+    config, tensors = upcycle.dense_tensors("3b")
+    assert config.vision_config.fullatt_block_indexes == [7, 15, 23, 31] and config.tie_word_embeddings
+    assert {name.split(".")[0] for name in tensors} == {"model", "visual"}
+    assert tensors["model.layers.35.mlp.down_proj.weight"].shape == (2048, 11008)
+    assert sum(tensor.nbytes for tensor in tensors.values()) == 2 * 3_754_622_976  # Qwen2.5-VL-3B-Instruct's
+
+
 def test_page_has_a_section_per_benchmark():
-    for name in FLAGS:
+    for name in [*FLAGS, "upcycle"]:
         common.markers(common.PAGE, name)
         assert f"`python -m benchmarks.{name}` fills this section" in common.PAGE.read_text()
 

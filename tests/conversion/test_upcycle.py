@@ -216,6 +216,14 @@ def test_sources_that_disagree():
         upcycle(tiny_dense(), non_thinking_model=tiny_dense(num_hidden_layers=2))
 
 
+def test_sources_with_other_constants():
+    with pytest.raises(ValueError, match="`thinking_model` has rms_norm_eps=0.001 in its text_config"):
+        upcycle(tiny_dense(), thinking_model=tiny_dense(rms_norm_eps=1e-3))
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    with pytest.raises(ValueError, match="`non_thinking_model` has rope_parameters="):
+        upcycle(tiny_dense(), non_thinking_model=tiny_dense(rope_parameters=rope))
+
+
 def test_missing_folder(tmp_path, dense_folder):
     with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*not a folder here and could not be fetched"):
         upcycle_checkpoint(tmp_path / "nowhere", tmp_path / "out")

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from hf_metis_home.conversion import upcycle
-from hf_metis_home.evaluation import AnswerRecord, answer_rows, summarise
 from hf_metis_home.data import prompt_inputs
+from hf_metis_home.evaluation import AnswerRecord, answer_rows, summarise
 from tests.fixtures_text import byte_level_processor, tiny_dense, tiny_word_level, word_level_processor
 
 

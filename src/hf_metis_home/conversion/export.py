@@ -1,7 +1,7 @@
 """
 From two branches back to formats that stand alone: a dense Qwen2.5-VL, a PEFT adapter, or the router.
 
-Tensors go from file to file one shard at a time, as in upcycling.
+Tensors go from file to file one at a time, as in upcycling.
 """
 
 import json

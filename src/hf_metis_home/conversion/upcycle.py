@@ -28,6 +28,15 @@ from .shards import check_space, shard_limit, write_shards
 logger = logging.getLogger(__name__)
 
 SHARED_FROM = ("base", "thinking", "mean")
+# What the weights do not show.
+CONSTANTS = {
+    "text_config": (
+        "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "layer_types", "rope_parameters"
+    ),
+    "vision_config": (
+        "hidden_act", "num_heads", "patch_size", "spatial_merge_size", "window_size", "fullatt_block_indexes"
+    ),
+}  # fmt: skip
 OPTIONS = (
     "branch_kind", "branch_rank", "branch_alpha", "branch_projections",
     "router_layer", "router_pooling", "router_hidden_size",
@@ -98,6 +107,7 @@ def upcycle(
         sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
     config = hybrid_config(dense_model.config, **options)
     tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
+    _check_configs({argument: models[argument].config for argument in sources})
     state = {name: tensor.read().clone() for name, tensor in tensors.items()}
     model, info = MetisHomeForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True
@@ -129,7 +139,7 @@ def upcycle_checkpoint(
     """
     Two branches from checkpoint folders or Hub repositories, written as a complete Hub folder.
 
-    Tensors go from file to file one shard at a time, so this needs the memory of a shard and not that of a model.
+    Tensors go from file to file one at a time, so this needs the memory of a tensor and not that of a model.
 
     Args:
         model_name_or_path (`str` or `Path`):
@@ -199,6 +209,7 @@ def upcycle_checkpoint(
     tensors = hybrid_tensors(
         sources, config, adapters, shared_from=shared_from, dtype=getattr(torch, dtype) if dtype else None, seed=seed
     )
+    _check_configs({name: checkpoint.config for name, checkpoint in checkpoints.items()})
     check_space(output_dir, sum(tensor.nbytes for tensor in tensors.values()))
     processor = AutoProcessor.from_pretrained(dense.folder)
     prepare_processor(processor, config)
@@ -361,6 +372,20 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
             raise ValueError(
                 "The sources disagree on whether the head is tied to the embeddings. Use `shared_from='base'`."
             )
+
+
+def _check_configs(configs: dict[str, Qwen2_5_VLConfig]) -> None:
+    """An error where sources compute differently with weights of equal shapes: a branch has no constants of its own."""
+    dense, *others = configs
+    for argument in others:
+        for part, fields in CONSTANTS.items():
+            for field in fields:
+                values = [getattr(getattr(configs[name], part), field) for name in (dense, argument)]
+                if values[0] != values[1]:
+                    raise ValueError(
+                        f"`{argument}` has {field}={values[1]!r} in its {part}, but the dense model {values[0]!r}: the "
+                        "branches of one model cannot differ there. Take sources of the same family."
+                    )
 
 
 def _shared(name: str, sources: dict[str, dict[str, LazyTensor]], shared_from: str) -> LazyTensor:
