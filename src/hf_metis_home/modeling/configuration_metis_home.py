@@ -21,6 +21,23 @@ AUTO_MAP = {
 COLUMNS, ROWS = (*ATTENTION_PROJECTIONS[:3], *FFN_PROJECTIONS[:2]), ("o_proj", "down_proj")
 
 
+def tensor_parallel_plan(branch_kind: str) -> dict[str, str]:
+    """How tensor parallelism splits every linear layer of the decoder, the branches' included."""
+    plan = {}
+    for projections, kind in ((COLUMNS, "colwise"), (ROWS, "rowwise")):
+        for projection in projections:
+            module = "mlp" if projection in FFN_PROJECTIONS else "self_attn"
+            plan[f"layers.*.{module}.{projection}"] = kind
+            for branch in BRANCHES:
+                name = f"layers.*.{module}.{branch}.{projection}"
+                if branch_kind == "lora":
+                    # The half that meets what is split; the other is whole on every device.
+                    plan[f"{name}.{'lora_B' if kind == 'colwise' else 'lora_A'}"] = kind
+                elif module == "mlp":
+                    plan[name] = kind
+    return plan
+
+
 class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
     r"""
     Language-model part of a [`MetisHomeConfig`]: the fields of
@@ -89,23 +106,7 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
             errors.append(f"`router_hidden_size` is {self.router_hidden_size}, but must be at least 1.")
         if errors:
             raise ValueError("\n".join(errors))
-
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
-        """How tensor parallelism splits every linear layer of the decoder, the branches' included."""
-        plan = {}
-        for projections, kind in ((COLUMNS, "colwise"), (ROWS, "rowwise")):
-            for projection in projections:
-                module = "mlp" if projection in FFN_PROJECTIONS else "self_attn"
-                plan[f"layers.*.{module}.{projection}"] = kind
-                for branch in BRANCHES:
-                    name = f"layers.*.{module}.{branch}.{projection}"
-                    if self.branch_kind == "lora":
-                        # The half that meets what is split; the other is whole on every device.
-                        plan[f"{name}.{'lora_B' if kind == 'colwise' else 'lora_A'}"] = kind
-                    elif module == "mlp":
-                        plan[name] = kind
-        return plan
+        self.base_model_tp_plan = tensor_parallel_plan(self.branch_kind)  # of no file: `to_dict` leaves it out
 
 
 class MetisHomeConfig(Qwen2_5_VLConfig):
