@@ -45,6 +45,19 @@ def test_unset_renders_the_source(prepared, conversation, kwargs):
             assert found == expected
 
 
+def test_a_thought_apart_from_the_answer_is_not_rendered(prepared):
+    """How the ecosystem hands a parsed answer back: Qwen3's template drops such thoughts from the history, too."""
+    _, processor, _ = prepared
+    plain = [
+        {"role": "user", "content": "7"},
+        {"role": "assistant", "content": "3"},
+        {"role": "user", "content": "yes"},
+    ]
+    apart = [message | ({"reasoning_content": "a"} if message["role"] == "assistant" else {}) for message in plain]
+    found = [processor.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in (plain, apart)]
+    assert found[0] == found[1] and "3" in found[0]
+
+
 @pytest.mark.parametrize("thinking", [True, False])
 @pytest.mark.parametrize("answer", ["yes", "7", "(x)", " yes", "\nyes", ">b>", "-1", "a, b"])
 def test_forced_opening_is_token_equal_to_training_rows(prepared, thinking, answer):
