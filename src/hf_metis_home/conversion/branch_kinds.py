@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from transformers import AutoProcessor, GenerationConfig
+from transformers import AutoProcessor
 
 from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS
 from .adapters import add_change, low_rank_modules, low_rank_name, no_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, open_checkpoint
-from .hub_folder import check_output_dir, staged_folder, write_around, write_model_files
+from .hub_folder import check_output_dir, copy_generation_config, staged_folder, write_around, write_model_files
 from .peft_export import adapter_from_low_rank, low_rank_differences
 from .shards import check_space, shard_limit, write_shards
 
@@ -70,8 +70,7 @@ def change_branch_kind(
     with staged_folder(output_dir) as staging:
         write_shards(staging, tensors, shard_limit(hybrid.files))
         write_model_files(staging, config, hybrid.config.dtype)
-        if (hybrid.folder / "generation_config.json").is_file():
-            GenerationConfig.from_pretrained(hybrid.folder).save_pretrained(staging)
+        copy_generation_config(hybrid.folder, staging)
         files = {"branch_kind.json": json.dumps(record, indent=2) + "\n"}
         write_around(staging, config, AutoProcessor.from_pretrained(hybrid.folder), files, stage=None)
     return output_dir

@@ -8,14 +8,14 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig
+from transformers import AutoProcessor, Qwen2_5_VLConfig
 
 from ..hub_templates import render_export_card
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import add_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, legacy_name, open_checkpoint
-from .hub_folder import check_output_dir, staged_folder, write_model_files
+from .hub_folder import check_output_dir, copy_generation_config, staged_folder, write_model_files
 from .peft_export import adapter_from_low_rank, check_shared, logit_error, low_rank_differences, write_adapter
 from .router_alone import router_config, router_tensor_names
 from .shards import check_space, shard_limit, write_shards
@@ -167,7 +167,8 @@ def _write_dense(hybrid: Checkpoint, branch: str, made: dict, staging: Path) -> 
     check_space(staging.parent, sum(tensor.nbytes for tensor in tensors.values()))
     write_shards(staging, tensors, shard_limit(hybrid.files))
     config.save_pretrained(staging)
-    _copy_around(hybrid, staging)
+    copy_generation_config(hybrid.folder, staging)
+    AutoProcessor.from_pretrained(hybrid.folder).save_pretrained(staging)
 
 
 def dense_config(config: MetisHomeConfig) -> Qwen2_5_VLConfig:
@@ -203,10 +204,4 @@ def _write_router(hybrid: Checkpoint, staging: Path) -> None:
     check_space(staging.parent, sum(tensor.nbytes for tensor in tensors.values()))
     write_shards(staging, tensors, shard_limit(hybrid.files))
     write_model_files(staging, router_config(hybrid.config), hybrid.config.dtype)
-    AutoProcessor.from_pretrained(hybrid.folder).save_pretrained(staging)
-
-
-def _copy_around(hybrid: Checkpoint, staging: Path) -> None:
-    if (hybrid.folder / "generation_config.json").is_file():
-        GenerationConfig.from_pretrained(hybrid.folder).save_pretrained(staging)
     AutoProcessor.from_pretrained(hybrid.folder).save_pretrained(staging)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..hub_templates import render_model_card
@@ -76,6 +77,12 @@ def write_around(folder: Path, config, processor, files: dict[str, str] | None =
     processor.save_pretrained(folder)
     for name, text in {"README.md": render_model_card(**{**about, **card}), **(files or {})}.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def copy_generation_config(source: Path, folder: Path) -> None:
+    """The defaults of `generate`, where the source has any."""
+    if (source / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(source).save_pretrained(folder)
 
 
 def write_model_files(folder: Path, config: MetisHomeConfig, dtype: torch.dtype) -> None:

@@ -72,7 +72,7 @@ def write_shards(folder: Path, tensors: dict[str, LazyTensor], shard_bytes: int)
 def _write(path: Path, tensors: dict[str, LazyTensor], advance: Callable[[int], None]) -> None:
     """
     A safetensors file, whose tensors are not all held at once as `safetensors.torch.save_file` holds them. What stands
-    in another file as it is, is copied from there in pieces, which takes half the time of reading it through a map.
+    in another file as it is, is copied from there in pieces, which is faster than reading it through a map.
     """
     # Larger types first, as safetensors orders them, so that every tensor begins at a multiple of its type's size.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))

@@ -11,36 +11,20 @@ from typing import Literal
 
 import torch
 import transformers
-from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
-from ..modeling.configuration_metis_home import BRANCHES
-from ..modeling.modeling_metis_home import MetisHomeRouter
-from .adapters import Adapter, branch_options, check_adapter, low_rank_tensors, merged, read_adapter
+from .adapters import branch_options, read_adapter
 from .chat_template import prepare_processor
-from .checkpoint import LazyTensor, check_tensors, is_branch_tensor, open_checkpoint
-from .hub_folder import check_output_dir, staged_folder, write_around, write_model_files
+from .checkpoint import LazyTensor, check_tensors, open_checkpoint
+from .hub_folder import check_output_dir, copy_generation_config, staged_folder, write_around, write_model_files
+from .hybrid_plan import check_configs, hybrid_config, hybrid_tensors
 from .router_alone import router_config, router_tensor_names
 from .router_start import check_examples, initialise_router
 from .shards import check_space, shard_limit, write_shards
 
 
 logger = logging.getLogger(__name__)
-
-SHARED_FROM = ("base", "thinking", "mean")
-# What the weights do not show.
-CONSTANTS = {
-    "text_config": (
-        "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "layer_types", "rope_parameters"
-    ),
-    "vision_config": (
-        "hidden_act", "num_heads", "patch_size", "spatial_merge_size", "window_size", "fullatt_block_indexes"
-    ),
-}  # fmt: skip
-OPTIONS = (
-    "branch_kind", "branch_rank", "branch_alpha", "branch_projections",
-    "router_layer", "router_pooling", "router_hidden_size",
-)  # fmt: skip
 
 
 def upcycle(
@@ -107,7 +91,7 @@ def upcycle(
         sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
     config = hybrid_config(dense_model.config, **options)
     tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
-    _check_configs({argument: models[argument].config for argument in sources})
+    check_configs({argument: models[argument].config for argument in sources})
     state = {name: tensor.read().clone() for name, tensor in tensors.items()}
     model, info = MetisHomeForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True
@@ -209,7 +193,7 @@ def upcycle_checkpoint(
     tensors = hybrid_tensors(
         sources, config, adapters, shared_from=shared_from, dtype=getattr(torch, dtype) if dtype else None, seed=seed
     )
-    _check_configs({name: checkpoint.config for name, checkpoint in checkpoints.items()})
+    check_configs({name: checkpoint.config for name, checkpoint in checkpoints.items()})
     check_space(output_dir, sum(tensor.nbytes for tensor in tensors.values()))
     processor = AutoProcessor.from_pretrained(dense.folder)
     prepare_processor(processor, config)
@@ -221,8 +205,7 @@ def upcycle_checkpoint(
         write_shards(staging, tensors, shard_limit(dense.files))
         stored = tensors["model.language_model.norm.weight"].dtype
         write_model_files(staging, config, (getattr(torch, dtype) if dtype else dense.config.dtype) or stored)
-        if (dense.folder / "generation_config.json").is_file():
-            GenerationConfig.from_pretrained(dense.folder).save_pretrained(staging)
+        copy_generation_config(dense.folder, staging)
         record = {
             "command": command,
             **{name: None if source is None else str(source) for name, source in given.items()},
@@ -251,74 +234,6 @@ def upcycle_checkpoint(
     return output_dir
 
 
-def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
-    """The two-branch configuration of a dense one. An error for options that are not a two-branch model's."""
-    if unknown := sorted(options.keys() - set(OPTIONS)):
-        raise ValueError(f"Unknown options {unknown}; a two-branch model takes {list(OPTIONS)}.")
-    options = {name: value for name, value in options.items() if value is not None}
-    fields = dense_config.to_dict()
-    for name in ("model_type", "architectures", "auto_map", "transformers_version"):
-        fields.pop(name, None)
-    fields["text_config"] = {**fields["text_config"], **options}
-    fields["text_config"].pop("model_type", None)
-    config = MetisHomeConfig(**fields)
-    text = config.text_config
-    if text.router_layer == text.num_hidden_layers:
-        raise ValueError(
-            f"`router_layer` is {text.router_layer}, the number of decoder layers, which leaves none for the branches. "
-            "Choose a smaller one."
-        )
-    if text.branch_kind == "ffn":
-        if unused := sorted(name for name in ("branch_rank", "branch_alpha", "branch_projections") if name in options):
-            raise ValueError(f"{unused} have no effect with `branch_kind='ffn'`. Drop them, or choose 'lora'.")
-    return config
-
-
-def hybrid_tensors(
-    sources: dict[str, dict[str, LazyTensor]],
-    config: MetisHomeConfig,
-    adapters: dict[str, Adapter] | None = None,
-    *,
-    shared_from: str = "base",
-    dtype: torch.dtype | None = None,
-    seed: int = 0,
-) -> dict[str, LazyTensor]:
-    """
-    The tensors of a two-branch model, none of them read yet.
-
-    Args:
-        sources (`dict[str, dict[str, LazyTensor]]`):
-            Checked tensors of `dense_model` and, where given, `thinking_model` and `non_thinking_model`.
-        adapters (`dict[str, Adapter]`, *optional*):
-            By branch.
-    """
-    text, adapters = config.text_config, adapters or {}
-    dense = sources["dense_model"]
-    _check_sources(sources, adapters, text.branch_kind, shared_from)
-    for branch, adapter in adapters.items():
-        check_adapter(adapter, f"{branch}_adapter", dense, text)
-
-    tensors = {}
-    for name in dense:
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        if text.branch_kind == "lora" or not is_branch_tensor(name, text.router_layer):
-            tensors[name] = _shared(name, sources, shared_from).to(dtype)
-            continue
-        for branch in BRANCHES:
-            source = sources.get(f"{branch}_model", dense)[name]
-            if branch in adapters:
-                source = merged(name, source, adapters[branch])
-            tensors[name.replace(".mlp.", f".mlp.{branch}.")] = source.to(dtype)
-    if text.branch_kind == "lora":
-        tensors |= low_rank_tensors(dense, text, adapters, dtype, seed)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        router = MetisHomeRouter(text).state_dict()
-    return tensors | {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
-
-
 def _router_from(
     examples: list[dict], tensors: dict[str, LazyTensor], config: MetisHomeConfig, processor
 ) -> dict[str, LazyTensor]:
@@ -331,73 +246,3 @@ def _router_from(
     initialise_router(model, processor, examples)
     router = model.language_model.router.state_dict()
     return {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
-
-
-def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str, shared_from: str) -> None:
-    if shared_from not in SHARED_FROM:
-        raise ValueError(f"`shared_from` is {shared_from!r}, but must be one of {list(SHARED_FROM)}.")
-    own = [f"{branch}_model" for branch in BRANCHES if f"{branch}_model" in sources]
-    if own and branch_kind == "lora":
-        raise ValueError(
-            f"`{own[0]}` gives whole feed-forward networks, which `branch_kind='lora'` cannot hold. Choose 'ffn', or "
-            f"turn the difference into an adapter and pass it as `{own[0].replace('_model', '_adapter')}`."
-        )
-    for branch in adapters:
-        if f"{branch}_model" in sources:
-            raise ValueError(f"`{branch}_model` and `{branch}_adapter` both give the {branch} branch. Pass one.")
-    if adapters and shared_from != "base":
-        raise ValueError(
-            f"`shared_from` is {shared_from!r}, but adapters belong to the weights of the dense model. Use 'base'."
-        )
-    if shared_from == "thinking" and "thinking_model" not in sources:
-        raise ValueError("`shared_from` is 'thinking', but there is no `thinking_model`. Pass one, or use 'base'.")
-    if shared_from == "mean" and not own:
-        raise ValueError(
-            "`shared_from` is 'mean', but neither `thinking_model` nor `non_thinking_model` is given, so there is "
-            "nothing to average. Pass one, or use 'base'."
-        )
-    dense = sources["dense_model"]
-    for argument in own:
-        for name in [*dense, *sources[argument]]:
-            if name == "lm_head.weight":
-                continue  # stored or not where it is tied
-            found, wanted = (s[name].shape if name in s else "absent" for s in (sources[argument], dense))
-            if found != wanted:
-                raise ValueError(
-                    f"`{argument}` and the dense model disagree in {name}: {found} against {wanted}. All sources must "
-                    "have the same sizes."
-                )
-    if "lm_head.weight" in dense and any("lm_head.weight" not in sources[argument] for argument in own):
-        if shared_from != "base":
-            raise ValueError(
-                "The sources disagree on whether the head is tied to the embeddings. Use `shared_from='base'`."
-            )
-
-
-def _check_configs(configs: dict[str, Qwen2_5_VLConfig]) -> None:
-    """An error where sources compute differently with weights of equal shapes: a branch has no constants of its own."""
-    dense, *others = configs
-    for argument in others:
-        for part, fields in CONSTANTS.items():
-            for field in fields:
-                values = [getattr(getattr(configs[name], part), field) for name in (dense, argument)]
-                if values[0] != values[1]:
-                    raise ValueError(
-                        f"`{argument}` has {field}={values[1]!r} in its {part}, but the dense model {values[0]!r}: the "
-                        "branches of one model cannot differ there. Take sources of the same family."
-                    )
-
-
-def _shared(name: str, sources: dict[str, dict[str, LazyTensor]], shared_from: str) -> LazyTensor:
-    dense = sources["dense_model"]
-    if shared_from == "base":
-        return dense[name]
-    thinking = sources.get("thinking_model", dense)[name]
-    if shared_from == "thinking":
-        return thinking
-    non_thinking = sources.get("non_thinking_model", dense)[name]
-    return LazyTensor(
-        thinking.shape,
-        thinking.dtype,
-        lambda: ((thinking.read().float() + non_thinking.read().float()) / 2).to(thinking.dtype),
-    )
