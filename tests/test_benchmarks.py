@@ -23,6 +23,7 @@ FLAGS = {
     "branches": ["--decode_tokens", "2"],
     "rivals": ["--answer_tokens", "2"],
     "end_to_end": "--queries 10 --direct_tokens 2 --thinking_tokens 4".split(),
+    "trainers": ["--batch", "4"],
 }
 COLUMNS = {
     "branches": [
@@ -35,6 +36,7 @@ COLUMNS = {
     ],
     "rivals": [{"prefill, ms", "step, ms", "to dense"}],
     "end_to_end": [{"s per query", "tokens/s", "decoding steps"}],
+    "trainers": [{"ms", "quartiles", "to TRL", "with optimizer, ms"}],
 }
 written, watching = [], []
 

@@ -70,7 +70,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_runs_alone(verb):
-    command = [sys.executable, "-m", f"hf_metis_home.cli.{verb}", "--help"]
+    command = [sys.executable, "-m", "hf_metis_home.cli." + verb.replace("-", "_"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert f"usage: metis-home {verb}" in done.stdout

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hf_metis_home._folders import staged_folder
 from hf_metis_home.conversion import save_hub_folder, upcycle
-from hf_metis_home.conversion.hub_folder import staged_folder
 from tests.fixtures_text import tiny_word_level
 
 

@@ -18,10 +18,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration as Dense
 
+from hf_metis_home._folders import staged_folder
 from hf_metis_home.cli.upcycle import main as upcycle_command
 from hf_metis_home.conversion import export_checkpoint, upcycle, upcycle_checkpoint
 from hf_metis_home.conversion.checkpoint import INDEX, is_branch_tensor, native_name
-from hf_metis_home.conversion.hub_folder import staged_folder
 
 from .common import dense_of, hybrid_of, logits, rewrite, save_dense, stored
 

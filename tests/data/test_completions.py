@@ -106,9 +106,9 @@ def test_long_hostile_text_takes_linear_time(unit):
         text = "<think>" + unit * (length // len(unit))
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()  # what other processes take does not count
             parse_completion(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     short, long = seconds(500_000), seconds(4_000_000)  # 8 times as long: 64 times the time if it were quadratic

@@ -37,6 +37,8 @@ def test_says_whether_it_was_trained():
     assert "not trained" in render_model_card(stage="upcycled")
     trained = render_model_card(stage="sft")
     assert "not trained" not in trained and "were trained by supervised fine-tuning" in trained
+    rewarded = render_model_card(stage="grpo")
+    assert "not trained" not in rewarded and "trained on rewards" in rewarded and "\n- trl " in rewarded
     with pytest.raises(ValueError, match="`stage` is 'rl'"):
         render_model_card(stage="rl")
 

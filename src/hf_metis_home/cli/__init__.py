@@ -15,6 +15,11 @@ VERBS = {
     "export": "write one branch as a dense model or a PEFT adapter, or the router alone",
     "validate": "check a two-branch folder before a long run or an upload",
     "estimate": "print what a model will need: parameters, memory, disk",
+    "sft": "train branches and router on rows of both modes (Stage-SFT)",
+    "grpo": "train a dense model, a branch or the router on rewards (Stage-RL)",
+    "build-data": "make Stage-SFT rows from what a model gets right, sometimes right and wrong",
+    "eval": "answer every question with both branches, and write the table of outcomes",
+    "fit-router": "train the router alone, from labels or outcomes, in seconds",
     "env": "print the versions that a bug report needs",
 }
 
@@ -53,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         print(f"metis-home: error: there is no verb {verb!r}; there are {', '.join(VERBS)}.{hint}", file=sys.stderr)
         return 2
-    return import_module(f".{verb}", __name__).main(rest)
+    return import_module("." + verb.replace("-", "_"), __name__).main(rest)
 
 
 def _help() -> str:
     lines = ["usage: metis-home <verb> [--flag value ...]", "", "verbs:"]
-    lines += [f"  {verb:<9} {summary}" for verb, summary in VERBS.items()]
+    lines += [f"  {verb:<11} {summary}" for verb, summary in VERBS.items()]
     lines += ["", "`metis-home <verb> --help` lists the flags of a verb; `metis-home --version` prints the version."]
     return "\n".join(lines)

@@ -35,9 +35,15 @@ def run_verb(
         `int`: 0; 2 where the package refused something, after one message without a traceback (with one where the
         environment variable `METIS_HOME_DEBUG` is 1); 130 after Ctrl-C. Other exceptions pass through.
     """
+    prog = f"metis-home {verb}"
+    argv = sys.argv[1:] if argv is None else argv
+    return report_errors(prog, lambda: function(parse_arguments(arguments_class, argv, prog, description)))
+
+
+def report_errors(prog: str, function: Callable[[], None]) -> int:
+    """Run `function` and give the exit code, as [`run_verb`] says."""
     try:
-        prog = f"metis-home {verb}"
-        function(parse_arguments(arguments_class, sys.argv[1:] if argv is None else argv, prog, description))
+        function()
     except USER_ERRORS as error:
         if os.environ.get("METIS_HOME_DEBUG") == "1" or not _raised_here(error):
             raise

@@ -5,6 +5,10 @@ The real thing, minutes:
 
     metis-home demo
 
+Every stage, Stage-RL and data by pass rate included, with what each gains:
+
+    metis-home demo --stages all
+
 Whether everything is in place, under a minute; its figures mean nothing:
 
     metis-home demo --preset smoke --output_dir runs/smoke
@@ -24,6 +28,13 @@ class DemoArguments:
     preset: Literal["smoke", "small", "full"] = field(
         default="small", metadata={"help": "smoke: plumbing only; small: one seed, minutes; full: three seeds"}
     )
+    stages: Literal["sft", "all"] = field(
+        default="sft",
+        metadata={
+            "help": "sft: a base, its hybrid and the controls; all: the whole method, with Stage-RL, data by pass rate "
+            "and a router on outcomes"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "seed of data and training; the first of three with preset full"})
     output_dir: str | None = field(
         default=None,
@@ -37,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(arguments: DemoArguments) -> None:
+    if arguments.stages == "all":
+        _method(arguments)
+        return
     from ..lab.demo import run_demo
 
     output_dir = _free_folder(Path("runs/demo")) if arguments.output_dir is None else Path(arguments.output_dir)
@@ -47,6 +61,30 @@ def _demo(arguments: DemoArguments) -> None:
     print(
         f"\nWrote {output_dir}: report.html, results.json, hybrid/ (a Hub folder with two branches), base/ (dense). "
         f"Next: open {output_dir / 'report.html'} in a browser."
+    )
+
+
+def _method(arguments: DemoArguments) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..lab.method_demo import COLUMNS, rows_of, run_method_demo
+
+    output_dir = _free_folder(Path("runs/method")) if arguments.output_dir is None else Path(arguments.output_dir)
+    results = run_method_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
+    table = Table("", *COLUMNS.values(), "thinking", "tokens", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows_of(results):
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    if arguments.preset == "smoke":
+        print("A smoke run: every stage ran for a few steps, and the figures mean nothing.")
+    else:
+        print("Percent right, share of thinking, mean tokens of an answer; a model of about a million parameters.")
+    print(
+        f"Wrote {output_dir}: method.json, method.md, and per seed base/, stage_rl/, data/ and hybrid/. "
+        "Next: docs/recipes.md, for a model of useful size."
     )
 
 

@@ -7,10 +7,11 @@ from typing import Literal
 
 from transformers import AutoProcessor
 
+from .._folders import check_output_dir, staged_folder
 from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS
 from .adapters import add_change, low_rank_modules, low_rank_name, no_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, open_checkpoint
-from .hub_folder import check_output_dir, copy_generation_config, staged_folder, write_around, write_model_files
+from .hub_folder import copy_generation_config, write_around, write_model_files
 from .peft_export import adapter_from_low_rank, low_rank_differences
 from .shards import check_space, shard_limit, write_shards
 

@@ -10,12 +10,13 @@ from typing import Literal
 
 from transformers import AutoProcessor, Qwen2_5_VLConfig
 
+from .._folders import check_output_dir, staged_folder
 from ..hub_templates import render_export_card
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import add_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, legacy_name, open_checkpoint
-from .hub_folder import check_output_dir, copy_generation_config, staged_folder, write_model_files
+from .hub_folder import copy_generation_config, write_model_files
 from .peft_export import adapter_from_low_rank, check_shared, logit_error, low_rank_differences, write_adapter
 from .router_alone import router_config, router_tensor_names
 from .shards import check_space, shard_limit, write_shards

@@ -13,11 +13,12 @@ import torch
 import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
+from .._folders import check_output_dir, staged_folder
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 from .adapters import branch_options, read_adapter
 from .chat_template import prepare_processor
 from .checkpoint import LazyTensor, check_tensors, open_checkpoint
-from .hub_folder import check_output_dir, copy_generation_config, staged_folder, write_around, write_model_files
+from .hub_folder import copy_generation_config, write_around, write_model_files
 from .hybrid_plan import check_configs, hybrid_config, hybrid_tensors
 from .router_alone import router_config, router_tensor_names
 from .router_start import check_examples, initialise_router
@@ -99,6 +100,7 @@ def upcycle(
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
         raise RuntimeError(f"The two-branch model did not take its weights, which is a bug in the conversion: {wrong}.")
+    model.config._name_or_path = dense_model.config._name_or_path  # from_pretrained(None) leaves the text "None"
     model.generation_config = GenerationConfig.from_dict(dense_model.generation_config.to_dict())
     if processor is not None:
         prepare_processor(processor, model.config)

@@ -17,7 +17,7 @@ def prompt_inputs(processor, rows: Sequence[dict]):
         [`~transformers.BatchFeature`]: `input_ids` of shape `(batch_size, seq_len)` and what goes with them.
     """
     return processor.apply_chat_template(
-        [_conversation(row) for row in rows],
+        [conversation_of(row) for row in rows],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -26,7 +26,7 @@ def prompt_inputs(processor, rows: Sequence[dict]):
     )
 
 
-def _conversation(row: dict) -> list[dict]:
+def conversation_of(row: dict) -> list[dict]:
     """A row's prompt with its images: in the places for them, or in front of the first query where that is text."""
     images = iter(row["images"])
     messages = []

@@ -1,4 +1,4 @@
-"""Greedy answers to rows in batches, compared with the gold answer, and accuracy per task."""
+"""Answers to rows in batches, compared with the gold answer, and accuracy per task."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ class AnswerRecord:
         thought, answer (`str`, *optional*):
             As [`~data.parse_completion`] reads them.
         correct (`bool`):
-            Whether the answer is the gold answer, to the letter.
+            Whether the answer is the gold answer, as `match` sees it.
         tokens (`int`):
             Generated tokens, the end of turn included.
         thinking (`bool`):
@@ -43,7 +43,84 @@ class AnswerRecord:
     thinking_probability: float | None
 
 
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    """
+    What a model wrote to one query.
+
+    Args:
+        text (`str`):
+            The generated text.
+        tokens (`int`):
+            Generated tokens, the end of turn included.
+        thinking (`bool`):
+            The branch that answered; for a dense model, whether it wrote a thought.
+        thinking_probability (`float`, *optional*):
+            The router's, where it was asked.
+    """
+
+    text: str
+    tokens: int
+    thinking: bool
+    thinking_probability: float | None
+
+
+def exact_match(answer: str, solution: str) -> bool:
+    """Whether an answer is the gold answer to the letter, but for space around it."""
+    return answer.strip() == solution.strip()
+
+
+def is_correct(text: str, solution: str, match: Callable[[str, str], bool] = exact_match) -> bool:
+    """Whether a text in the answer format has an answer that matches the gold answer."""
+    answer = parse_completion(text).answer
+    return answer is not None and bool(match(answer, solution))
+
+
 @torch.no_grad()
+def generate_answers(
+    model, processor, inputs, *, max_new_tokens: int, thinking: bool | None = None, temperature: float = 0.0
+) -> list[GeneratedAnswer]:
+    """
+    One answer to each query of a batch.
+
+    Args:
+        model ([`MetisHomeForConditionalGeneration`] or [`~transformers.Qwen2_5_VLForConditionalGeneration`]):
+            A dense model answers as it will.
+        processor ([`~transformers.Qwen2_5_VLProcessor`]):
+            Its processor.
+        inputs ([`~transformers.BatchFeature`]):
+            What [`~data.prompt_inputs`] gives, on the model's device.
+        max_new_tokens (`int`):
+            Longest answer in tokens.
+        thinking (`bool`, *optional*):
+            Force a branch of a two-branch model; None asks its router.
+        temperature (`float`, *optional*, defaults to 0.0):
+            0 is greedy; above, samples from all tokens at that temperature, with torch's global generator.
+    """
+    two_branch = model.config.model_type == "metis_home"
+    if thinking is not None and not two_branch:
+        raise ValueError(f"`thinking={thinking}` forces a branch, but the model is dense ({model.config.model_type}).")
+    choice = {"thinking": thinking} if two_branch else {}
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    output = model.generate(
+        **inputs,
+        **choice,
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        return_dict_in_generate=True,
+        **sampling,
+    )
+    answers = output.sequences[:, inputs["input_ids"].shape[1] :]
+    texts = processor.batch_decode(answers, skip_special_tokens=True)
+    lengths = (answers != processor.tokenizer.pad_token_id).sum(dim=1).tolist()
+    modes = output.thinking.bool().tolist() if two_branch else [bool(parse_completion(text).thought) for text in texts]
+    probabilities = output.thinking_probability.tolist() if two_branch else [math.nan] * len(texts)
+    return [
+        GeneratedAnswer(text, length, mode, None if math.isnan(probability) else probability)
+        for text, length, mode, probability in zip(texts, lengths, modes, probabilities, strict=True)
+    ]
+
+
 def answer_rows(
     model,
     processor,
@@ -52,6 +129,7 @@ def answer_rows(
     thinking: bool | None = None,
     max_new_tokens: int = 512,
     batch_size: int = 64,
+    match: Callable[[str, str], bool] = exact_match,
     progress: Callable[[int], None] | None = None,
 ) -> list[AnswerRecord]:
     """
@@ -70,41 +148,33 @@ def answer_rows(
             Longest answer in tokens.
         batch_size (`int`, *optional*, defaults to 64):
             Rows per call of `generate`.
+        match (`Callable`, *optional*, defaults to [`exact_match`]):
+            `match(answer, solution)`: whether an answer is right. Not asked where there is no answer.
         progress (`Callable`, *optional*):
             Called with the number of rows after every batch.
 
     Returns:
         `list[AnswerRecord]`, in the order of the rows.
     """
-    two_branch = model.config.model_type == "metis_home"
-    if thinking is not None and not two_branch:
-        raise ValueError(f"`thinking={thinking}` forces a branch, but the model is dense ({model.config.model_type}).")
-    choice = {"thinking": thinking} if two_branch else {}
     records = []
     for start in range(0, len(rows), batch_size):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         inputs = prompt_inputs(processor, batch).to(model.device)
-        output = model.generate(
-            **inputs, **choice, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
-        )
-        answers = output.sequences[:, inputs["input_ids"].shape[1] :]
-        texts = processor.batch_decode(answers, skip_special_tokens=True)
-        lengths = (answers != processor.tokenizer.pad_token_id).sum(dim=1).tolist()
-        for index, row in enumerate(batch):
-            parsed = parse_completion(texts[index])
-            probability = output.thinking_probability[index].item() if two_branch else math.nan
+        answers = generate_answers(model, processor, inputs, thinking=thinking, max_new_tokens=max_new_tokens)
+        for row, answer in zip(batch, answers, strict=True):
+            parsed = parse_completion(answer.text)
             records.append(
                 AnswerRecord(
                     task=row["task"],
                     question=_text(row["prompt"][-1]["content"]),
                     solution=row["solution"],
-                    text=texts[index],
+                    text=answer.text,
                     thought=parsed.thought,
                     answer=parsed.answer,
-                    correct=parsed.answer == row["solution"].strip(),
-                    tokens=lengths[index],
-                    thinking=bool(output.thinking[index]) if two_branch else bool(parsed.thought),
-                    thinking_probability=None if math.isnan(probability) else probability,
+                    correct=is_correct(answer.text, row["solution"], match),
+                    tokens=answer.tokens,
+                    thinking=answer.thinking,
+                    thinking_probability=answer.thinking_probability,
                 )
             )
         if progress is not None:

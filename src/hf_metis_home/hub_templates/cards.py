@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 
-Stage = Literal["upcycled", "sft"]
-STAGES = ("upcycled", "sft")
+Stage = Literal["upcycled", "sft", "grpo"]
+STAGES = ("upcycled", "sft", "grpo")
 
 
 def render_model_card(
@@ -38,7 +38,8 @@ def render_model_card(
     Args:
         stage (`str`, *optional*, defaults to `"upcycled"`):
             State of training. `"upcycled"`: as converted, branches equal to their sources and router untrained;
-            `"sft"`: branches and router trained by [`MetisHomeSFTTrainer`]; None: not known.
+            `"sft"`: branches and router trained by [`MetisHomeSFTTrainer`]; `"grpo"`: parts of the model trained on
+            rewards by [`MetisHomeGRPOTrainer`]; None: not known.
         base_model (`str`, *optional*):
             Dense checkpoint that gave the shared weights. Enters the metadata where it has the form of a Hub id
             (`name` or `owner/name`, not a path on this machine); a path is left out of the card altogether.
@@ -202,7 +203,7 @@ def _installed_versions(stage: str) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for package in ("hf-metis-home", "torch", "transformers", *(["trl"] if stage == "sft" else [])):
+    for package in ("hf-metis-home", "torch", "transformers", *(["trl"] if stage in ("sft", "grpo") else [])):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -51,7 +51,7 @@ def run_demo(preset: str = "small", seed: int = 0, output_dir: str | Path = "run
         ValueError: an unknown preset.
         FileExistsError: `output_dir` has content.
     """
-    from ..conversion.hub_folder import staged_folder
+    from .._folders import staged_folder
 
     if preset not in PRESETS:
         raise ValueError(f"`preset` is {preset!r}, but must be one of {list(PRESETS)}.")
@@ -99,7 +99,7 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
         Summaries per model (the hybrid is three: routed and forced both ways), and the seconds it took.
     """
     started = time.perf_counter()
-    _be_quiet()
+    be_quiet()
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, TrainerCallback
 
@@ -149,7 +149,7 @@ CARD_NOTE = (
 
 
 def _samples(folder: Path, seed: int) -> list[dict]:
-    _be_quiet()
+    be_quiet()
     from .samples import answer_samples
     from .tasks import TASKS, make_dataset
 
@@ -157,15 +157,21 @@ def _samples(folder: Path, seed: int) -> list[dict]:
     return answer_samples(folder, sorted(rows, key=lambda row: TASKS.index(row["task"])))
 
 
-def _be_quiet() -> None:
-    """Leave the terminal to the board: no bars, prints and advice of the libraries in this process."""
+def be_quiet():
+    """
+    No bars, prints and advice of the libraries in this process.
+
+    Returns:
+        What `sys.stdout` was.
+    """
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)  # TRL sets it
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    terminal, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return terminal
 
 
 def _in_process(function, *arguments):

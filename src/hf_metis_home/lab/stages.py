@@ -71,13 +71,17 @@ def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, c
     return fit(model, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
 
 
-def fit(model, processor, rows: Dataset, preset: Preset, steps: int, seed: int, output_dir: Path, callbacks=()):
+def fit(model, processor, rows: Dataset, preset: Preset, steps: int, seed: int, output_dir: str | Path, callbacks=()):
     """Train a dense model with TRL's SFTTrainer, a two-branch one with ours; everything else is the same."""
     two_branch = model.config.model_type == "metis_home"
     trainer_class, config_class = (MetisHomeSFTTrainer, MetisHomeSFTConfig) if two_branch else (SFTTrainer, SFTConfig)
     trainer = trainer_class(
         model,
-        args=config_class(max_length=None, **_arguments(preset, steps, seed, output_dir)),
+        args=config_class(
+            max_length=None,
+            per_device_train_batch_size=preset.batch_size,
+            **training_arguments(steps, seed, output_dir),
+        ),
         train_dataset=rows,
         processing_class=processor,
         callbacks=list(callbacks),
@@ -87,11 +91,11 @@ def fit(model, processor, rows: Dataset, preset: Preset, steps: int, seed: int, 
     return model.eval()
 
 
-def _arguments(preset: Preset, steps: int, seed: int, output_dir: Path) -> dict:
+def training_arguments(steps: int, seed: int, output_dir: str | Path) -> dict:
+    """What all trainers of the miniature share."""
     return {
         "output_dir": str(output_dir),
         "max_steps": steps,
-        "per_device_train_batch_size": preset.batch_size,
         "learning_rate": LEARNING_RATE,
         "adam_beta2": 0.98,
         "warmup_steps": min(50, steps // 4),

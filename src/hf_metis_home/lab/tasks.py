@@ -96,7 +96,7 @@ def _digit_task(task: str, digits: list[int], rng: random.Random) -> tuple[str, 
         result, steps = _chain(digits, signs)
         return f"calculate the chain {''.join(signs)}", result, read + steps
     if task == "located_easy":
-        return "what is the result?", str(digits[0]), None
+        return "what is the result?", str(digits[0]), read
     squares = [digit * digit % 10 for digit in digits]
     result, steps = _chain(squares, "+++")
     question = "what is the result?" if task == "located_hard" else "sum of the squares"

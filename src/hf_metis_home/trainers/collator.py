@@ -1,6 +1,6 @@
 """Batches for a two-branch model: TRL's, with the branch of every row and the mask of its prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,14 @@ class MetisHomeCollator:
             Most tokens that a row may have. A longer one is an error, because a cut would take the end of its answer.
         check_rows (`bool`, *optional*, defaults to `False`):
             Check every row as it comes, for streamed datasets that cannot be read ahead.
+        tasks (`dict[str, int]`, *optional*):
+            Names of tasks to numbers: adds `task` (`LongTensor` `(batch_size,)`), -1 for others, for metrics.
     """
 
     collator: DataCollatorForVisionLanguageModeling
     max_length: int | None = None
     check_rows: bool = False
+    tasks: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if self.check_rows:
@@ -45,4 +48,6 @@ class MetisHomeCollator:
             )
         batch["thinking"] = torch.tensor([row["thinking"] for row in rows])
         batch["prompt_mask"] = batch["attention_mask"].bool() & (batch["labels"] == -100)
+        if self.tasks:
+            batch["task"] = torch.tensor([self.tasks.get(row.get("task"), -1) for row in rows])
         return batch

@@ -7,7 +7,7 @@ from ..modeling.configuration_metis_home import BRANCHES
 
 GROUPS = ("shared", "thinking", "non_thinking", "router")
 
-# What each value of `trainable` trains. The router is added or left out by `train_router`.
+# What each value of `trainable` trains. A dense model is `shared` as a whole.
 TRAINABLE = {
     "all": ("shared", "thinking", "non_thinking", "router"),
     "branches": ("thinking", "non_thinking", "router"),
@@ -27,17 +27,45 @@ def group_of(name: str) -> str:
     return "shared"
 
 
-def freeze(model: nn.Module, trainable: str, train_router: bool | None) -> None:
-    """
-    Leave gradients on for the groups of `trainable` and off for the rest.
-
-    What is off is off for good: a parameter that merely gets no gradient still moves under AdamW's weight decay.
-    """
+def trained_groups(trainable: str, train_router: bool | None) -> set[str]:
+    """The groups that a value of `trainable` names, with the router added or left out by `train_router`."""
     groups = set(TRAINABLE[trainable])
     if train_router is not None:
         groups = groups | {"router"} if train_router else groups - {"router"}
+    return groups
+
+
+def freeze(model: nn.Module, groups: set[str], unfreeze: bool = True) -> None:
+    """
+    Turn gradients off outside `groups`, and on inside unless `unfreeze` is False (what PEFT has frozen stays so).
+
+    What is off is off for good: a parameter that merely gets no gradient still moves under AdamW's weight decay.
+    """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(group_of(name) in groups)
+        inside = group_of(name) in groups
+        parameter.requires_grad_(inside and (unfreeze or parameter.requires_grad))
+
+
+def move_to_rate(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
+    """
+    Give groups of parameters a learning rate of their own.
+
+    Args:
+        optimizer ([`~torch.optim.Optimizer`]):
+            Its parameter groups are split in place; the other settings of a split group stay.
+        model (`nn.Module`):
+            Tells by its names which parameter belongs where.
+        rates (`dict[str, float]`):
+            Name of a group to its rate.
+    """
+    names = {id(parameter): group_of(name) for name, parameter in model.named_parameters()}
+    for settings in list(optimizer.param_groups):
+        for name, rate in rates.items():
+            moved = [parameter for parameter in settings["params"] if names.get(id(parameter)) == name]
+            if moved:
+                settings["params"] = [p for p in settings["params"] if names.get(id(p)) != name]
+                rest = {key: value for key, value in settings.items() if key not in ("params", "lr", "initial_lr")}
+                optimizer.add_param_group({**rest, "params": moved, "lr": rate})
 
 
 def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -54,5 +82,5 @@ def describe_trainable(model: nn.Module) -> str:
     """One line per group, for people."""
     rows = count_trainable(model)
     return "Trainable parameters\n" + "\n".join(
-        f"  {group:<13}{trained:>15,} of {total:,}" for group, (trained, total) in rows.items()
+        f"  {group:<13}{trained:>15,} of {total:,}" for group, (trained, total) in rows.items() if total
     )

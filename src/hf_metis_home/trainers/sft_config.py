@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
+from .mode_sampler import CURRICULA
 from .parameter_groups import TRAINABLE
 
 
@@ -26,6 +27,18 @@ class MetisHomeSFTConfig(SFTConfig):
         router_learning_rate (`float`, *optional*, defaults to 1e-3):
             Learning rate of the router, which starts from nothing while the rest is trained already. None: the run's
             `learning_rate`. Our choice; the paper gives none.
+        branch_learning_rate (`float`, *optional*):
+            Learning rate of the two branches. None: the run's `learning_rate`, which the shared parts have.
+        router_class_balance (`bool`, *optional*, defaults to `False`):
+            Weigh the router's loss so that both modes count the same, however many rows each has.
+        curriculum (`str`, *optional*, defaults to `"joint"`):
+            `"joint"`: rows of both modes together, as published; `"thinking_first"`: every epoch begins with the
+            thinking rows, and the others follow.
+        replay_share (`float`, *optional*, defaults to 0.0):
+            With `"thinking_first"`: share of thinking rows that come again among the others, in [0, 1).
+        one_mode_batches (`bool`, *optional*, defaults to `False`):
+            Make every batch of a device of one mode. Long thoughts and short answers then do not share a batch, which
+            saves padding; each step sees what its batches hold, so accumulate over several.
     """
 
     max_length: int | None = field(
@@ -42,18 +55,49 @@ class MetisHomeSFTConfig(SFTConfig):
     router_learning_rate: float | None = field(
         default=1e-3, metadata={"help": "Learning rate of the router; None for the run's `learning_rate`."}
     )
+    branch_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the branches; None for the run's `learning_rate`."}
+    )
+
+    router_class_balance: bool = field(
+        default=False, metadata={"help": "Whether both modes count the same in the router's loss."}
+    )
+    curriculum: str = field(
+        default="joint", metadata={"help": "Which mode's rows come first.", "choices": list(CURRICULA)}
+    )
+    replay_share: float = field(
+        default=0.0, metadata={"help": "Share of thinking rows in the second part of `thinking_first`."}
+    )
+    one_mode_batches: bool = field(default=False, metadata={"help": "Whether every batch is of one mode."})
 
     def __post_init__(self):
         super().__post_init__()
         errors = []
+        if self.curriculum not in CURRICULA:
+            errors.append(f"`curriculum` is {self.curriculum!r}, but must be one of {list(CURRICULA)}.")
+        if not 0 <= self.replay_share < 1:
+            errors.append(f"`replay_share` is {self.replay_share}, but must be a share of rows, in [0, 1).")
+        elif self.replay_share and self.curriculum != "thinking_first":
+            errors.append(
+                f"`replay_share={self.replay_share}` has no effect with `curriculum={self.curriculum!r}`, in which all "
+                "rows come together. Set `curriculum='thinking_first'`, or leave it at 0."
+            )
+        chosen = [n for n in ("one_mode_batches",) if getattr(self, n)]
+        chosen += ["curriculum"] if self.curriculum == "thinking_first" else []
+        if chosen and self.train_sampling_strategy != "random":
+            errors.append(
+                f"`{chosen[0]}` orders the rows, and so does `train_sampling_strategy="
+                f"{self.train_sampling_strategy!r}`. Leave the latter at 'random'."
+            )
         if self.trainable not in TRAINABLE:
             errors.append(f"`trainable` is {self.trainable!r}, but must be one of {list(TRAINABLE)}.")
         if self.trainable == "router" and self.train_router is False:
             errors.append("`trainable='router'` with `train_router=False` leaves nothing to train.")
         if self.router_loss_coef < 0:
             errors.append(f"`router_loss_coef` is {self.router_loss_coef}, but must not be negative.")
-        if self.router_learning_rate is not None and self.router_learning_rate <= 0:
-            errors.append(f"`router_learning_rate` is {self.router_learning_rate}, but must be positive, or None.")
+        for name in ("router_learning_rate", "branch_learning_rate"):
+            if (rate := getattr(self, name)) is not None and rate <= 0:
+                errors.append(f"`{name}` is {rate}, but must be positive, or None.")
         if self.completion_only_loss is False:
             errors.append(
                 "`completion_only_loss=False` would train the model on its prompts, and hide from the router where "

@@ -1,0 +1,68 @@
+"""
+Train branches and router on rows of both modes (Stage-SFT).
+
+    metis-home sft --model_name_or_path runs/hybrid --dataset_name runs/data --output_dir runs/sft
+
+From a recipe, with one field changed, on two processes:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 -m hf_metis_home.cli.sft \\
+        --config recipes/3b/stage_sft.yaml --learning_rate 5e-6
+"""
+
+import dataclasses
+import sys
+
+from ._run import report_errors
+from ._training import TrainingArguments, load_data, meta_model, model_options, parse, print_help, train_and_save
+
+
+@dataclasses.dataclass
+class SFTArguments(TrainingArguments):
+    eval_generation_rows: int = dataclasses.field(
+        default=0, metadata={"help": "evaluation rows that are answered, with the router deciding, at every evaluation"}
+    )
+    eval_max_new_tokens: int = dataclasses.field(default=1024, metadata={"help": "longest of those answers, in tokens"})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`metis-home sft`. Takes the flags, gives the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word in ("-h", "--help") for word in argv):
+        print_help("sft", SFTArguments, "MetisHomeSFTConfig", __doc__)
+        return 0
+    return report_errors("metis-home sft", lambda: _sft(argv))
+
+
+def _sft(argv: list[str]) -> None:
+    from .._extras import require_extra
+
+    require_extra("train", "trl", "datasets")
+    from trl import ModelConfig
+
+    from ..evaluation.callback import GenerationCallback
+    from ..trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
+    from ..trainers.parameter_groups import describe_trainable, freeze, trained_groups
+    from ..trainers.sft_trainer import check_rows
+
+    arguments, config, model_config = parse("sft", (SFTArguments, MetisHomeSFTConfig, ModelConfig), argv)
+    train, evaluate = load_data(arguments, config)
+    if arguments.dry_run:
+        check_rows(train, evaluate, config)
+        model = meta_model(model_config.model_name_or_path, config, model_config)
+        if not model_config.use_peft:
+            freeze(model, trained_groups(config.trainable, config.train_router))
+        print(describe_trainable(model))
+        print(f"{len(train)} training rows. Everything fits; nothing was written. Next: run it without --dry_run.")
+        return
+    trainer = MetisHomeSFTTrainer(
+        model_config.model_name_or_path, config, train, evaluate, **model_options(config, model_config)
+    )
+    if arguments.eval_generation_rows:
+        trainer.add_callback(GenerationCallback(trainer, arguments.eval_generation_rows, arguments.eval_max_new_tokens))
+    train_and_save(
+        trainer, config.resume_from_checkpoint, f"metis-home validate --model_name_or_path {config.output_dir}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

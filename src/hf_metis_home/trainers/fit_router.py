@@ -1,0 +1,193 @@
+"""
+The router alone, fitted in seconds on prompts that are read once.
+
+Everything in front of the router's layers stands still, so what they get is computed once per prompt and kept. With
+`router_pooling="attention"` that includes the pooling: its queries stay as they are. Branches, shared parts and
+pooling are not touched, to the last bit.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+
+from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
+from .router_preferences import preferences_from_labels, preferences_from_outcomes, split_questions
+from .router_report import Policy, RouterScore, best_threshold, calibration_scale, compare_policies, score_router
+from .router_training import layer_logits, read_prompts, train_layers
+
+
+@dataclass(frozen=True)
+class RouterFit:
+    """
+    What [`fit_router`] did, in figures of the rows that it held out.
+
+    Args:
+        before, fitted, calibrated ([`~trainers.router_report.RouterScore`]):
+            The router as it was, after fitting, and after calibration, at the model's threshold.
+        policies (`dict[str, Policy]`):
+            The router now (`"router"`) and before (`"router before"`), the latter with the threshold that was best on
+            the rows fitted on (`"before, best threshold"`), and `"all thinking"`, `"all non-thinking"`, `"random"`,
+            `"oracle"`.
+        threshold (`float`):
+            The model's `thinking_threshold`, which stays as it was.
+        best_threshold_before (`float`):
+            That of `"before, best threshold"`.
+        scale (`float`):
+            Factor on the scores that calibration found; it is part of the weights.
+        step (`int`):
+            The step whose weights were kept; 0 where none was better than the router that there was.
+        fitted_rows, held_out_rows, skipped_rows (`int`):
+            Rows fitted on, held out, and left out because they have no outcome of both branches.
+    """
+
+    before: RouterScore
+    fitted: RouterScore
+    calibrated: RouterScore
+    policies: dict[str, Policy]
+    threshold: float
+    best_threshold_before: float
+    scale: float
+    step: int
+    fitted_rows: int
+    held_out_rows: int
+    skipped_rows: int
+
+
+def fit_router(
+    model: MetisHomeForConditionalGeneration | MetisHomeModel,
+    processor,
+    rows: Sequence[dict],
+    *,
+    outcomes: Dataset | None = None,
+    token_cost: float = 0.0,
+    steps: int = 1000,
+    learning_rate: float = 3e-3,
+    batch_size: int = 64,
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> RouterFit:
+    """
+    Fit the router, in place, to labels or to outcomes of both branches, and calibrate its probability.
+
+    AdamW on the router's two layers, from the weights that they have; those of the step with the smallest loss on the
+    held-out rows are kept. Labels are learned by cross-entropy, outcomes by [`~trainers.router_losses.regret_loss`].
+
+    Args:
+        model ([`MetisHomeForConditionalGeneration`] or [`MetisHomeModel`]):
+            Of it only the vision tower, the embeddings, the shared layers and the router are run.
+        processor ([`~transformers.Qwen2_5_VLProcessor`]):
+            The model's.
+        rows (`Sequence[dict]` or [`~datasets.Dataset`]):
+            Rows with `prompt`, `images` (may be absent), and without `outcomes` the label `thinking`: true or false, or
+            a share in [0, 1]. Rows with the same `id` are one question and are never parted; a row without one is a
+            question of its own.
+        outcomes ([`~datasets.Dataset`], *optional*):
+            As [`~evaluation.outcomes.collect_outcomes`] gives them, joined with the rows by `task` and `id`. Then
+            `thinking` is not read.
+        token_cost (`float`, *optional*, defaults to 0.0):
+            What a generated token costs, in right answers: 0.001 means that a right answer is worth 1000 tokens. For
+            outcomes only.
+        steps (`int`, *optional*, defaults to 1000):
+            Steps of AdamW.
+        learning_rate (`float`, *optional*, defaults to 3e-3):
+            AdamW's.
+        batch_size (`int`, *optional*, defaults to 64):
+            Rows per step.
+        validation_fraction (`float`, *optional*, defaults to 0.2):
+            Share of the questions that is held out.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of split and order. The global random state is left alone.
+        progress (`Callable`, *optional*):
+            Called with the number of prompts after every batch that was read.
+
+    Returns:
+        [`RouterFit`].
+
+    Raises:
+        ValueError: no rows; labels or outcomes that are missing, NaN or out of range; no outcome that belongs to a row;
+            fewer than two questions for one of the branches; gains that are all 0; an option out of range; prompts that
+            the model turns into NaN. The model is then as it was.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.trainers.fit_router import fit_router
+
+    >>> rows = [
+    ...     {"prompt": [{"role": "user", "content": f"Prove that {n} is prime."}], "thinking": True} for n in range(9)
+    ... ] + [{"prompt": [{"role": "user", "content": f"Read sign {n}."}], "thinking": False} for n in range(9)]
+    >>> fit = fit_router(model, processor, rows)
+    >>> fit.calibrated.accuracy
+    1.0
+    ```
+    """
+    _check_options(len(rows), outcomes is not None, token_cost, steps, learning_rate, batch_size, validation_fraction)
+    if model.config.model_type != "metis_home":
+        raise ValueError(f"`model` is dense ({model.config.model_type}) and has no router. Upcycle it first.")
+    if outcomes is None:
+        preferences = preferences_from_labels(rows)
+    else:
+        preferences = preferences_from_outcomes(rows, outcomes, token_cost)
+    sides = split_questions(preferences, validation_fraction, seed)
+    fit, held_out = sides
+
+    router = getattr(model, "model", model).language_model.router
+    features = read_prompts(model, processor, rows, preferences.rows, progress)
+    fit_features, held_features = (torch.stack([features[row] for row in side.rows]) for side in sides)  # [N, F]
+    layers = [router.up_proj.weight, router.up_proj.bias, router.score.weight, router.score.bias]
+    before = [layer.detach().float().clone() for layer in layers]
+
+    options = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    fitted, step = train_layers(before, fit_features, fit, held_features, held_out, **options)
+    logits = {"before": layer_logits(before, held_features).cpu(), "fitted": layer_logits(fitted, held_features).cpu()}
+    scale = calibration_scale(logits["fitted"], held_out)
+    calibrated = [*fitted[:2], *(scale * layer for layer in fitted[2:])]
+    with torch.no_grad():
+        for layer, value in zip(layers, calibrated, strict=True):
+            layer.copy_(value)
+    logits["calibrated"] = scale * logits["fitted"]
+
+    threshold = model.config.thinking_threshold
+    best = best_threshold(layer_logits(before, fit_features).cpu(), fit)
+    probability = {name: scores.softmax(dim=-1)[:, 1] for name, scores in logits.items()}
+    choices = {
+        "router": probability["calibrated"] >= threshold,
+        "router before": probability["before"] >= threshold,
+        "before, best threshold": probability["before"] >= best,
+    }
+    return RouterFit(
+        **{name: score_router(scores, held_out, threshold) for name, scores in logits.items()},
+        policies=compare_policies(choices, held_out, token_cost),
+        threshold=threshold,
+        best_threshold_before=best,
+        scale=scale,
+        step=step,
+        fitted_rows=len(fit.rows),
+        held_out_rows=len(held_out.rows),
+        skipped_rows=len(rows) - len(preferences.rows),
+    )
+
+
+def _check_options(
+    rows: int, outcomes: bool, token_cost: float, steps: int, learning_rate: float, batch_size: int, fraction: float
+) -> None:
+    errors = []
+    if rows == 0:
+        errors.append("`rows` is empty, so there is nothing to fit the router to.")
+    if not (math.isfinite(token_cost) and token_cost >= 0):
+        errors.append(f"`token_cost` is {token_cost!r}, but must be 0 or a positive number: what a token costs.")
+    elif token_cost and not outcomes:
+        errors.append(f"`token_cost` is {token_cost!r}, which only `outcomes` can be charged. Give them, or drop it.")
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            errors.append(f"`{name}` is {value!r}, but must be at least 1.")
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        errors.append(f"`learning_rate` is {learning_rate!r}, but must be a positive number.")
+    if not 0 < fraction < 1:
+        errors.append(f"`validation_fraction` is {fraction!r}, but must be between 0 and 1: some rows to test on.")
+    if errors:
+        raise ValueError("\n".join(errors))

@@ -1,0 +1,170 @@
+"""What has to hold before a run on rewards begins, and of every reward."""
+
+import functools
+import inspect
+import math
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import nn
+from trl.trainer.utils import get_callable_name, is_async_callable
+
+from .grpo_config import MetisHomeGRPOConfig
+
+
+# What TRL itself hands to a reward function.
+GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
+
+
+def check_options(args, kwargs: dict) -> None:
+    if not isinstance(args, MetisHomeGRPOConfig):
+        raise ValueError(
+            f"`args` is a {type(args).__name__}, which does not say which branch is rolled out. Make it a "
+            "MetisHomeGRPOConfig; it takes every field of TRL's GRPOConfig."
+        )
+    if kwargs.get("peft_config") is not None and args.trainable is not None:
+        raise ValueError(
+            f"`trainable` is {args.trainable!r}, but with a `peft_config` its `target_modules` say what trains. Leave "
+            "`trainable` unset."
+        )
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if kwargs.get(name) and args.rollout_branch is not None:
+            raise ValueError(
+                f"`{name}` is given with `rollout_branch={args.rollout_branch!r}`, but a branch answers a query in one "
+                "turn. Leave it out, or train a dense model."
+            )
+        if kwargs.get(name) and args.dynamic_sampling_rounds:
+            raise ValueError(
+                f"`{name}` is given with `dynamic_sampling_rounds={args.dynamic_sampling_rounds}`, which takes an "
+                "answer apart from what else happened in its conversation. Leave it out, or set the rounds to 0."
+            )
+
+
+def check_model(model, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
+    if two_branch and args.rollout_branch is None:
+        raise ValueError(
+            "`rollout_branch` is not given, but the model has two branches: 'thinking' or 'non_thinking' trains one of "
+            "them, 'both' trains both on the same prompts, 'router' trains the router."
+        )
+    if not two_branch and args.rollout_branch is not None:
+        raise ValueError(
+            f"`rollout_branch` is {args.rollout_branch!r}, but the model is dense and has no branches. Leave it unset, "
+            "or make the model two-branch with `metis-home upcycle` first."
+        )
+    if two_branch and args.use_vllm:
+        raise ValueError(
+            "`use_vllm=True` cannot choose a branch per completion. Roll a two-branch model out with transformers "
+            "(`use_vllm=False`), or do this stage on the dense model, before upcycling, as published."
+        )
+
+
+def check_prompts(train_dataset, eval_dataset, reward_funcs, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
+    """Columns that are missing and prompts that are too few, of the training and the evaluation dataset."""
+    named = {"training dataset": train_dataset}
+    if isinstance(eval_dataset, dict):
+        named |= {f"evaluation dataset {name!r}": dataset for name, dataset in eval_dataset.items()}
+    else:
+        named["evaluation dataset"] = eval_dataset
+    for where, dataset in named.items():
+        if dataset is None:
+            continue
+        if not isinstance(dataset, (Dataset, IterableDataset)):
+            raise ValueError(
+                f"The {where} is a {type(dataset).__name__}, but must be a `Dataset` or `IterableDataset` of the "
+                "package `datasets`. Of rows, make one with `Dataset.from_list(rows)`."
+            )
+        if dataset.column_names is None:  # of a stream, not known before it is read
+            continue
+        columns = dataset.column_names
+        if "prompt" not in columns:
+            raise ValueError(f"The {where} has no column 'prompt'; it has {columns}. It holds chat messages.")
+        for function in reward_funcs:
+            if missing := sorted(_columns_of(function) - set(columns) - ({"thinking"} if two_branch else set())):
+                raise ValueError(
+                    f"The reward {get_callable_name(function)!r} reads "
+                    f"{', '.join(map(repr, missing))}, but the {where} has no such column; it has {columns}. Add it, "
+                    "or leave the reward out."
+                )
+        if isinstance(dataset, Dataset) and len(dataset) == 0:
+            raise ValueError(f"The {where} is empty: there is no prompt to answer. Look at what filtered it.")
+    if isinstance(train_dataset, Dataset):
+        needed = args.generation_batch_size // args.num_generations
+        if len(train_dataset) < needed:
+            raise ValueError(
+                f"The training dataset has {len(train_dataset)} prompts, but one generation batch takes {needed} "
+                f"(`generation_batch_size={args.generation_batch_size}` / `num_generations={args.num_generations}`), "
+                "and a part of a batch is dropped: no step would be taken. Add prompts, or lower the batch size."
+            )
+    elif train_dataset is not None and args.dynamic_sampling_rounds:
+        raise ValueError(
+            f"`dynamic_sampling_rounds` is {args.dynamic_sampling_rounds}, which draws prompts from the whole training "
+            "dataset, but it is streamed. Load it without streaming, or set the rounds to 0."
+        )
+
+
+def _columns_of(function) -> set[str]:
+    """The columns that a reward function cannot do without."""
+    if isinstance(function, (str, nn.Module)) or not callable(function):
+        return set()
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty} - GIVEN
+
+
+def checked_reward(function):
+    """
+    A reward function that fails, with its name, on values that would spoil a run without a word.
+
+    None stays allowed: TRL leaves the function out for that completion. A NaN would look the same.
+    """
+    if isinstance(function, (str, nn.Module)) or not callable(function):
+        return function
+    name = get_callable_name(function)
+
+    def check(rewards, completions):
+        if not isinstance(rewards, (list, tuple)) or len(rewards) != len(completions):
+            found = f"{len(rewards)} values" if isinstance(rewards, (list, tuple)) else repr(rewards)
+            raise ValueError(
+                f"The reward {name!r} returned {found} for {len(completions)} completions. It must return a list with "
+                "one number, or None, for each."
+            )
+        for row, reward in enumerate(rewards):
+            if reward is not None and not _is_finite(reward):
+                raise ValueError(
+                    f"The reward {name!r} returned {reward!r} for completion {row}: {completions[row]!r}. Return a "
+                    "number, or None where the reward does not apply."
+                )
+        return rewards
+
+    if is_async_callable(function):
+
+        @functools.wraps(function)
+        async def checked(*args, completions, **kwargs):
+            return check(await function(*args, completions=completions, **kwargs), completions)
+
+    else:
+
+        @functools.wraps(function)
+        def checked(*args, completions, **kwargs):
+            return check(function(*args, completions=completions, **kwargs), completions)
+
+    checked.__name__ = name
+    return checked
+
+
+def _is_finite(reward) -> bool:
+    try:
+        return math.isfinite(reward)
+    except TypeError:
+        return False
+
+
+def check_rewards(rewards: torch.Tensor, names: list[str]) -> None:
+    """An error where no reward applies to a completion. `rewards` of all ranks, `(N, functions)`, so all ranks fail."""
+    nothing = rewards.isnan().all(dim=1)
+    if nothing.any():
+        raise ValueError(
+            f"Every reward ({', '.join(names)}) returned None for completion {int(nothing.nonzero()[0])} of the "
+            "generation batch, so nothing can be said about it. Add a reward that applies to all rows, or drop the "
+            "rows."
+        )

@@ -1,0 +1,128 @@
+"""What both trainers do around training: learning rates per group, complete checkpoints, model cards."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig
+
+from ..hub_templates import render_model_card
+from ..modeling import MetisHomeConfig
+from .parameter_groups import describe_trainable, group_of, move_to_rate
+from .run_record import card_notes, write_run
+
+
+class MetisHomeTrainerMixin:
+    """Goes in front of a TRL trainer. `args` has `router_learning_rate`, `branch_learning_rate` and the rest."""
+
+    _stage: str  # of the model card
+    _card_notes: tuple[str, ...] = ()  # and what else it says
+
+    def create_optimizer(self, *args, **kwargs):
+        given = self.optimizer is not None  # by the user, or by an earlier call
+        optimizer = super().create_optimizer(*args, **kwargs)
+        branch, router = self.args.branch_learning_rate, self.args.router_learning_rate
+        rates = {"thinking": branch, "non_thinking": branch, "router": router}
+        if not given:
+            move_to_rate(optimizer, self.model, {name: rate for name, rate in rates.items() if rate is not None})
+        return optimizer
+
+    def train(self, *args, **kwargs):
+        self.accelerator.print(describe_trainable(self.plain_model))
+        if self.is_world_process_zero():
+            write_run(self)
+        return super().train(*args, **kwargs)
+
+    def _clip_grad_norm(self, model):
+        self._keep_gradient_norms()
+        return super()._clip_grad_norm(model)
+
+    def _keep_gradient_norms(self) -> None:
+        """Norms of the gradients of each group, for the log. DeepSpeed keeps gradients to itself."""
+        if not self.two_branch or self.is_deepspeed_enabled:
+            return
+        groups: dict[str, list] = {}
+        for name, parameter in self.plain_model.named_parameters():
+            if parameter.grad is not None:
+                groups.setdefault(group_of(name), []).append(parameter.grad)
+        for group, gradients in groups.items():
+            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self._metrics["train"][f"grad_norm/{group}"].append(norm.item())
+
+    @property
+    def plain_model(self):
+        """The model without the wrappers of distributed training; still within PEFT's where there are adapters."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def two_branch(self) -> bool:
+        return self.model.config.model_type == MetisHomeConfig.model_type
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if not self._reload(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._reload(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _reload(self, folder: str) -> bool:
+        """
+        Load a dense checkpoint through `from_pretrained`. The parent copies names as they are, and Qwen2.5-VL is saved
+        under others than it has in memory, so that the run would go on from weights that were never trained.
+        """
+        model = self.plain_model
+        if self.two_branch or isinstance(model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return False
+        saved = type(model).from_pretrained(folder, dtype=model.dtype)
+        with torch.no_grad():
+            model.load_state_dict(saved.state_dict())
+        return True
+
+    def create_model_card(self, model_name: str | None = None, dataset_name: str | None = None, tags=None):
+        if not self._writes_card:
+            super().create_model_card(model_name, dataset_name, tags)
+        elif self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir), model_name, dataset_name)
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self._writes_card:
+            self._write_card(Path(output_dir or self.args.output_dir))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The parent copies weights and configuration from the checkpoint to the folder it uploads, but not the rest.
+        for file in (*Path(checkpoint_folder).glob("*.py"), *Path(checkpoint_folder).glob("README.md")):
+            shutil.copy(file, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    @property
+    def _writes_card(self) -> bool:
+        """Ours is for a whole two-branch model. TRL writes that of a dense model, PEFT that of an adapter."""
+        return self.two_branch and not isinstance(self.plain_model, PeftModel)
+
+    def _write_card(self, folder: Path, model_name: str | None = None, dataset_name: str | None = None):
+        config = self.plain_model.config
+        card = render_model_card(
+            stage=self._stage,
+            base_model=config._name_or_path or None,
+            title=model_name,
+            datasets=dataset_name,
+            branch_kind=config.text_config.branch_kind,
+            router_layer=config.text_config.router_layer,
+            thinking_threshold=config.thinking_threshold,
+            notes=[*self._card_notes, *card_notes(self)],
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_type_of(model, args) -> str:
+    """The model type of a model or of the folder or repository of one."""
+    if not isinstance(model, str):
+        return model.config.model_type
+    trust = {"trust_remote_code": args.trust_remote_code} if args.trust_remote_code else {}
+    return AutoConfig.from_pretrained(model, **trust).model_type

@@ -1,0 +1,91 @@
+"""
+Where a run is within its rollouts, saved with every checkpoint.
+
+TRL generates for several steps at once, keeps the result in memory and loses it with the process: a run that is resumed
+within such a block would generate anew and train on something else. At the end of a block no rollouts are saved.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+logger = logging.getLogger(__name__)
+
+
+def buffer_file(folder: str | Path, process_index: int) -> Path:
+    return Path(folder) / f"rollouts_{process_index}.safetensors"
+
+
+def save_buffer(trainer, trial=None) -> None:
+    """Write this rank's rollouts, as far as they are still to be trained on, into the checkpoint of this step."""
+    if trainer.args.save_only_model:
+        return
+    folder = Path(trainer._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    tensors, lists = {}, set()
+    if trainer._step % _steps_of_a_block(trainer):
+        for number, batch in enumerate(trainer._buffered_inputs):
+            for name, value in batch.items():
+                if isinstance(value, list):  # numbers of images
+                    lists.add(name)
+                    value = torch.tensor(value, dtype=torch.long)
+                tensors[f"{number}.{name}"] = value.detach().cpu().contiguous().clone()
+    metadata = {"step": str(trainer._step), "block": _block(trainer), "lists": " ".join(sorted(lists))}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = buffer_file(folder, trainer.accelerator.process_index)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished, metadata=metadata)
+    os.replace(unfinished, path)
+
+
+def load_buffer(trainer, folder: str | Path) -> None:
+    """
+    Take this rank's rollouts up again.
+
+    Raises:
+        ValueError: the file cannot be read, or was written with other numbers of steps or ranks.
+    """
+    path = buffer_file(folder, trainer.accelerator.process_index)
+    if not path.is_file():
+        logger.warning(
+            "%s is missing, so the run goes on from newly generated rollouts, and not exactly as it would have without "
+            "the interruption.",
+            path,
+        )
+        return
+    try:
+        with safe_open(path, framework="pt", device=str(trainer.accelerator.device)) as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it was damaged, or its disk was full. Resume from an earlier "
+            "checkpoint, or delete the file to generate these rollouts anew."
+        ) from error
+    if metadata["block"] != _block(trainer):
+        raise ValueError(
+            f"The rollouts in {path} were made with {metadata['block']}, but this run has {_block(trainer)}. Resume "
+            "with the same values, or delete the file to generate anew."
+        )
+    trainer._step = int(metadata["step"])
+    if tensors:
+        batches = [{} for _ in range(trainer.args.steps_per_generation)]
+        for key, value in tensors.items():
+            number, name = key.split(".", 1)
+            batches[int(number)][name] = value.tolist() if name in metadata["lists"].split() else value
+        trainer._buffered_inputs = batches
+
+
+def _steps_of_a_block(trainer) -> int:
+    return trainer.args.steps_per_generation * trainer.num_iterations
+
+
+def _block(trainer) -> str:
+    """What has to be the same for rollouts to be used again."""
+    names = ("per_device_train_batch_size", "steps_per_generation", "num_iterations", "num_generations")
+    ranks = trainer.accelerator.num_processes
+    return ", ".join(f"{name}={getattr(trainer.args, name)}" for name in names) + f" on {ranks} rank(s)"

@@ -1,0 +1,123 @@
+"""`metis-home sft`, `grpo` and `eval` from the command line to the folder that they write."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from transformers import AutoModelForImageTextToText
+
+from hf_metis_home.cli import eval as eval_verb
+from hf_metis_home.cli import grpo, sft
+from hf_metis_home.conversion import save_hub_folder
+from hf_metis_home.evaluation.outcomes import read_outcomes
+from tests.trainers.common import make_hybrid, make_rows
+
+
+CPU = "--use_cpu --bf16 false --report_to none --gradient_checkpointing false --save_strategy no".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    model, processor = make_hybrid()
+    save_hub_folder(model, processor, folder / "hybrid")
+    Dataset.from_list(make_rows((True, False) * 8)).to_parquet(folder / "rows.parquet")
+    Dataset.from_list(make_rows((False,) * 8)).to_parquet(folder / "more.parquet")
+    return folder
+
+
+def flags(folder: Path, out: Path, *more: str) -> list[str]:
+    given = ["--model_name_or_path", str(folder / "hybrid"), "--dataset_name", str(folder / "rows.parquet")]
+    return [*given, "--output_dir", str(out), *CPU, "--max_steps", "2", *more]
+
+
+def test_sft(folder, tmp_path, capsys):
+    assert sft.main(flags(folder, tmp_path / "out", "--per_device_train_batch_size", "4")) == 0
+    assert f"Wrote the model after 2 steps to {tmp_path / 'out'}" in capsys.readouterr().out
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    before = AutoModelForImageTextToText.from_pretrained(folder / "hybrid")
+    assert not model.lm_head.weight.equal(before.lm_head.weight)
+    assert json.loads((tmp_path / "out/run.json").read_text())["arguments"]["max_steps"] == 2
+
+
+def test_sft_on_a_mixture(folder, tmp_path, capsys):
+    both = ["--dataset_name", str(folder / "rows.parquet"), str(folder / "more.parquet"), "--dry_run"]
+    assert sft.main(flags(folder, tmp_path / "out", *both, "--dataset_weights", "1", "1")) == 0
+    assert "16 training rows" in capsys.readouterr().out
+    assert sft.main(flags(folder, tmp_path / "out", *both, "--dataset_weights", "1")) == 2
+    assert "1 values for 2 datasets" in capsys.readouterr().err
+
+
+def test_grpo(folder, tmp_path, capsys):
+    more = "--rollout_branch both --num_generations 4 --per_device_train_batch_size 8 --max_completion_length 4"
+    more += " --rewards format accuracy soft_overlong thought_leak --learning_rate 1e-2 --mask_truncated_completions no"
+    assert grpo.main(flags(folder, tmp_path / "out", *more.split())) == 0
+    captured = capsys.readouterr().out
+    assert f"Next: metis-home validate --model_name_or_path {tmp_path / 'out'}" in captured
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+
+
+def test_eval(folder, tmp_path, capsys):
+    given = ["--model_name_or_path", str(folder / "hybrid"), "--dataset", str(folder / "rows.parquet")]
+    given += ["--output_dir", str(tmp_path / "out"), "--max_new_tokens", "4", "--limit", "6"]
+    assert eval_verb.main(given) == 0
+    outcomes = read_outcomes(tmp_path / "out/outcomes.parquet")
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert len(outcomes) == 6 and summary["all"]["n"] == 6 and "Wrote outcomes.parquet" in capsys.readouterr().out
+    thinks = [probability >= 0.5 for probability in outcomes["thinking_probability"]]
+    assert summary["all"]["thinking_ratio"] == pytest.approx(sum(thinks) / 6)
+    tokens = zip(thinks, outcomes["tokens_thinking"], outcomes["tokens_non_thinking"], strict=True)
+    assert summary["all"]["tokens_routed"] == pytest.approx(sum(t if think else n for think, t, n in tokens) / 6)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--rewards", "accurate"], "may have accuracy, format"),
+        (["--rollout_branch", "both", "--num_generations", "3"], "must be divisible|must be even"),
+        ([], "`rollout_branch` is not given"),
+        (["--rollout_branch", "left"], "must be one of|invalid choice"),
+        (["--token_cots", "1"], "Did you mean --token_cost"),
+        (["word"], "stands alone"),
+        (["--learning_rate", "fast"], "invalid float value"),
+    ],
+)
+def test_wrong_calls_of_grpo(folder, tmp_path, capsys, more, message):
+    import re
+
+    assert grpo.main(flags(folder, tmp_path / "out", *more, "--dry_run")) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_required(capsys):
+    assert sft.main(CPU) == 2
+    captured = capsys.readouterr().err
+    assert "`--model_name_or_path` is required" in captured and "`--dataset_name` is required" in captured
+
+
+@pytest.mark.parametrize("verb", ["sft", "grpo"])
+def test_help_does_not_load_trl(verb):
+    code = f"from hf_metis_home.cli.{verb} import main; main(['--help']); import sys; print('trl' in sys.modules)"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False" and "--dataset_name" in done.stdout
+    assert time.perf_counter() - started < 20
+
+
+@pytest.mark.slow
+def test_under_torchrun(folder, tmp_path):
+    """What `accelerate launch` runs: the verb's module, one process per device."""
+    import os
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    given = flags(folder, tmp_path / "out", "--per_device_train_batch_size", "2")
+    done = subprocess.run([*command, "hf_metis_home.cli.sft", *given], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote the model after 2 steps") == 1
+    assert json.loads((tmp_path / "out/run.json").read_text())["processes"] == 2
