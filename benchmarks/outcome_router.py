@@ -244,9 +244,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--router_layer", type=int, default=1)
     parser.add_argument("--fit_rows", type=int, default=300, help="Questions per task that routers are fitted on.")
     parser.add_argument("--test_rows", type=int, default=300, help="Test questions per task.")
-    parser.add_argument("--token_cost", type=float, default=0.005)
+    parser.add_argument("--token_cost", type=float, default=0.01)
     parser.add_argument("--grpo_steps", type=int, default=40)
-    parser.add_argument("--token_costs", type=float, nargs="+", default=[0.0, 0.005, 0.02, 0.05])
+    parser.add_argument("--token_costs", type=float, nargs="+", default=[0.0, 0.005, 0.01, 0.02, 0.05])
     args = parser.parse_args(argv)
     if len(args.bases) != len(args.seeds):
         parser.error("--bases and --seeds must be equally many.")

@@ -44,7 +44,7 @@ def test_checkpoints_and_the_final_model_are_complete(tmp_path):
     check_complete(tmp_path, trainer.model)
 
     batch = trainer.data_collator(make_rows((True, False), images=(1, 2)))
-    inputs = {name: batch[name] for name in batch if name not in ("labels", "thinking", "prompt_mask")}
+    inputs = {name: batch[name] for name in batch if name not in ("labels", "task", "thinking", "prompt_mask")}
     _, found = run_isolated(tmp_path / "checkpoint-2", tmp_path / "again", inputs, tmp_path)
     with torch.no_grad():
         assert torch.equal(found["logits"], trainer.model.eval().forward(**inputs).logits)

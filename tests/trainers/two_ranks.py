@@ -2,7 +2,8 @@
 Run by `test_distributed.py` under torchrun: `two_ranks.py MODE RESULT`.
 
 `ddp`: the trainer's weights after two steps. `fsdp`: gradients of one step in which each rank has rows of one mode
-only, so that each needs a branch that the other leaves idle. `fsdp_cuda`: the same on two GPUs.
+only, so that each needs a branch that the other leaves idle. `fsdp_text`: and only one of them has images. `fsdp_cuda`:
+as `fsdp`, on two GPUs.
 """
 
 import os
@@ -39,17 +40,18 @@ def loss_of(model, batch) -> torch.Tensor:
     return language / 10 + F.cross_entropy(outputs.router_logits, batch["thinking"].long())
 
 
-def batch_of(modes) -> dict:
+def batch_of(modes, images=(1,)) -> dict:
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     from hf_metis_home.trainers.collator import MetisHomeCollator
 
     _, processor = make_hybrid()
     collator = MetisHomeCollator(DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True))
-    return dict(collator(make_rows(modes, images=(1,))))
+    return dict(collator(make_rows(modes, images=images)))
 
 
-def sharded_gradients(device: str) -> dict:
+def sharded_gradients(device: str, images=((1,), (1,))) -> dict:
+    """`images` per rank: how many each of its rows has."""
     from torch.distributed.fsdp import fully_shard
 
     if device == "cuda":
@@ -59,7 +61,7 @@ def sharded_gradients(device: str) -> dict:
     model = make_hybrid()[0].to(device)
     for layer in (*model.model.visual.blocks, *model.model.language_model.layers, model):
         fully_shard(layer, mesh=mesh)
-    batch = batch_of((dist.get_rank() == 0,) * 2)
+    batch = batch_of((dist.get_rank() == 0,) * 2, images[dist.get_rank()])
     loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()}).backward()
     return {name: parameter.grad.full_tensor().cpu() for name, parameter in model.named_parameters()}
 
@@ -69,6 +71,8 @@ if __name__ == "__main__":
     if mode == "ddp":
         with tempfile.TemporaryDirectory() as folder:
             found = trained(folder, batch_size=2)
+    elif mode == "fsdp_text":
+        found = sharded_gradients("cpu", images=((1,), (0,)))
     else:
         found = sharded_gradients("cuda" if mode == "fsdp_cuda" else "cpu")
     if dist.get_rank() == 0:

@@ -95,12 +95,12 @@ def _digit_task(task: str, digits: list[int], rng: random.Random) -> tuple[str, 
         signs = [rng.choice("+-*") for _ in range(3)]
         result, steps = _chain(digits, signs)
         return f"calculate the chain {''.join(signs)}", result, read + steps
-    if task == "located_easy":
-        return "what is the result?", str(digits[0]), read
     squares = [digit * digit % 10 for digit in digits]
     result, steps = _chain(squares, "+++")
-    question = "what is the result?" if task == "located_hard" else "sum of the squares"
-    return question, result, read + "".join(map(str, squares)) + ";" + steps
+    thought = read + "".join(map(str, squares)) + ";" + steps
+    if task == "located_easy":  # who is told to think works everything out, whether or not it is needed
+        return "what is the result?", str(digits[0]), thought
+    return "what is the result?" if task == "located_hard" else "sum of the squares", result, thought
 
 
 def _chain(values: list[int], signs) -> tuple[str, str]:

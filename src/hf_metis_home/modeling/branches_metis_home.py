@@ -57,13 +57,13 @@ def run_branch(
         return thinking(hidden_states) if branch else non_thinking(hidden_states)
     if isinstance(branch, torch.Tensor):
         return torch.where(branch[:, None, None], thinking(hidden_states), non_thinking(hidden_states))
-    for rows, busy, idle in (
-        (branch.thinking, non_thinking, thinking),
-        (branch.non_thinking, thinking, non_thinking),
-    ):
-        if rows.shape[0] == 0:
-            # The sum over no rows is 0, and gives the idle branch the zero gradient that it needs.
-            return busy(hidden_states) + idle(hidden_states[:0]).sum()
+    # Thinking first, whatever the rows: a sharded run (ZeRO-3) gathers parameters in the order in which they are used,
+    # and waits for ever, or mixes them up, where ranks use them in another. The sum over no rows is 0, and gives the
+    # idle branch the zero gradient that it needs.
+    if branch.thinking.shape[0] == 0:
+        return thinking(hidden_states[:0]).sum() + non_thinking(hidden_states)
+    if branch.non_thinking.shape[0] == 0:
+        return thinking(hidden_states) + non_thinking(hidden_states[:0]).sum()
     outputs = [
         thinking(hidden_states.index_select(0, branch.thinking)),
         non_thinking(hidden_states.index_select(0, branch.non_thinking)),

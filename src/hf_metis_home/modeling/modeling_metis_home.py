@@ -457,6 +457,8 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             features["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
         if pixel_values_videos is not None:
             features["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True, **kwargs)
+        if not features and torch.is_grad_enabled() and _is_distributed():
+            inputs_embeds = inputs_embeds + self._no_image(inputs_embeds)
         inputs_embeds = self._merge_features(inputs_embeds, input_ids, features)
 
         if position_ids is None and not (route_only and self.config.text_config.router_layer == 0):
@@ -533,6 +535,19 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         them the parent would number image tokens like text, without a word.
         """
         return (input_ids == self.config.image_token_id).long() + 2 * (input_ids == self.config.video_token_id).long()
+
+    def _no_image(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Zero, by way of the vision tower. Where the model is sharded, every process has to run every module: one whose
+        rows have no images would leave the others waiting in the vision tower.
+        """
+        vision = self.visual.config
+        side = vision.spatial_merge_size
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        pixels = torch.zeros(side**2, patch, device=inputs_embeds.device, dtype=self.visual.dtype)
+        grid = torch.tensor([[1, side, side]], device=inputs_embeds.device)
+        features = torch.cat(self.get_image_features(pixels, grid, return_dict=True).pooler_output)
+        return features[:0].sum().to(inputs_embeds.device, inputs_embeds.dtype)
 
     def _merge_features(self, inputs_embeds, input_ids, features: dict) -> torch.Tensor:
         """Vision features in the places of their placeholder tokens. An error where their numbers differ."""
@@ -914,6 +929,11 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             return -1
         # One opening may begin with the other (`<think` and `<think></think`), so the longer match names the branch.
         return int(shared[1] >= shared[0])
+
+
+def _is_distributed() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _check_prompts(attention_mask: torch.Tensor | None):
