@@ -1,0 +1,76 @@
+"""
+What does Stage-RL add to a middling start, and what does it cost elsewhere?
+
+The miniature's base gets the cold start of `metis-home demo --stages all`, then GRPO on the hard tasks for longer than the
+demo has time for. The same test questions are answered before and after.
+
+```bash
+metis-home demo --output_dir runs/demo
+python -m benchmarks.stage_rl --base runs/demo/base --seed 0 --steps 500 --output runs/stage_rl.json
+```
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from hf_metis_home.evaluation import answer_rows
+from hf_metis_home.lab.method import POOLS, SIZES, cold_start, stage_rl
+from hf_metis_home.lab.presets import PRESETS
+from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, TASKS, make_dataset
+
+
+def answers(model, processor, rows) -> dict[str, list[bool]]:
+    records = answer_rows(model, processor, rows, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=200)
+    found = {task: [record.correct for record in records if record.task == task] for task in TASKS}
+    return found | {pool: [right for task in tasks for right in found[task]] for pool, tasks in POOLS.items()}
+
+
+def compare(before: list[bool], after: list[bool]) -> dict:
+    """Shares right, and the standard error of their difference on the same questions."""
+    change = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
+    mean, n = sum(change) / len(change), len(change)
+    variance = sum((value - mean) ** 2 for value in change) / (n - 1)
+    return {"n": n, "before": sum(before) / n, "after": sum(after) / n, "stderr": math.sqrt(variance / n)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.stage_rl",
+        description=__doc__.splitlines()[1],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--base", type=Path, required=True, help="Dense base of a demo.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=500, help="Of Stage-RL.")
+    parser.add_argument("--test_rows", type=int, default=300, help="Test questions per task.")
+    parser.add_argument("--output", type=Path, required=True, help="JSON with all figures.")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    processor = AutoProcessor.from_pretrained(args.base)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.base)
+    sizes = dataclasses.replace(SIZES["small"], rl_steps=args.steps)
+    rows = make_dataset(dict.fromkeys(TASKS, args.test_rows), "test", args.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = cold_start(model, processor, PRESETS["small"], sizes, args.seed, scratch)
+        before = answers(model, processor, rows)
+        model = stage_rl(model, processor, sizes, args.seed, scratch)
+        after = answers(model, processor, rows)
+    found = {task: compare(before[task], after[task]) for task in before}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    for task, cell in found.items():
+        gain = cell["after"] - cell["before"]
+        print(
+            f"{task:<14}{cell['before']:.3f} -> {cell['after']:.3f}  ({gain:+.3f} ± {cell['stderr']:.3f}, n={cell['n']})"
+        )
+
+
+if __name__ == "__main__":
+    main()
