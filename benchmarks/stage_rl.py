@@ -1,8 +1,8 @@
 """
 What does Stage-RL add to a middling start, and what does it cost elsewhere?
 
-The miniature's base gets the cold start of `metis-home demo --stages all`, then GRPO on the hard tasks for longer than the
-demo has time for. The same test questions are answered before and after.
+The miniature's base gets the cold start of `metis-home demo --stages all`, then GRPO on the hard tasks for longer than
+the demo has time for. The same test questions are answered before and after.
 
 ```bash
 metis-home demo --output_dir runs/demo
