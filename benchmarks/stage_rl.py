@@ -67,9 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     for task, cell in found.items():
         gain = cell["after"] - cell["before"]
-        print(
-            f"{task:<14}{cell['before']:.3f} -> {cell['after']:.3f}  ({gain:+.3f} ± {cell['stderr']:.3f}, n={cell['n']})"
-        )
+        change = f"({gain:+.3f} ± {cell['stderr']:.3f}, n={cell['n']})"
+        print(f"{task:<14}{cell['before']:.3f} -> {cell['after']:.3f}  {change}")
 
 
 if __name__ == "__main__":

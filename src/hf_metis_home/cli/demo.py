@@ -77,7 +77,7 @@ def _method(arguments: DemoArguments) -> None:
         column.justify = "right"
     for row in rows_of(results):
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=max(Console().width, 140)).print(table)
     if arguments.preset == "smoke":
         print("A smoke run: every stage ran for a few steps, and the figures mean nothing.")
     else:
