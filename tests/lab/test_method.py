@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
+from hf_metis_home import MetisHomeForConditionalGeneration
 from hf_metis_home.lab.method_demo import COLUMNS, STEPS, markdown, rows_of
 
 
@@ -45,7 +46,7 @@ def test_all_stages(tmp_path):
     run = found["seeds"]["0"]
     assert set(run["models"]) == set(STEPS) and set(run["data"]) >= {"chain", "squares"}
     Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out/seed_0/stage_rl")
-    AutoModelForImageTextToText.from_pretrained(tmp_path / "out/seed_0/hybrid")
+    MetisHomeForConditionalGeneration.from_pretrained(tmp_path / "out/seed_0/hybrid")
     assert {path.name for path in (tmp_path / "out/seed_0").iterdir()} == {
         "base", "stage_rl", "data", "data.rollouts.jsonl", "hybrid"
     }  # fmt: skip
