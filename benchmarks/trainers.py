@@ -60,9 +60,10 @@ def _ids(config) -> dict:
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
-def rows(sizes: Sizes, modes: list[bool]) -> Dataset:
-    """Rows of equal length, whatever their mode, so that what differs is the trainer."""
+def rows(sizes: Sizes, modes: list[bool], short: bool = False) -> Dataset:
+    """Rows of equal length, whatever their mode, so that what differs is the trainer; direct ones may be `short`."""
     answer = " ".join(["3+4=7;"] * 8)
+    direct = "" if short else f"{answer} "
     return Dataset.from_list(
         [
             {
@@ -73,7 +74,7 @@ def rows(sizes: Sizes, modes: list[bool]) -> Dataset:
                         "role": "assistant",
                         "content": f"<think>{answer}</think><answer>7</answer>"
                         if mode
-                        else f"<think></think><answer>{answer} 7</answer>",
+                        else f"<think></think><answer>{direct}7</answer>",
                     }
                 ],
                 "thinking": mode,
@@ -138,9 +139,9 @@ def grpo_trainers(sizes: Sizes) -> dict:
     return result
 
 
-def step(trainer, optimizer: bool) -> Variant:
+def step(trainer, optimizer: bool, batch=None) -> Variant:
     """One `training_step`, rollouts and rewards of GRPO included, and the optimizer's where it is asked for."""
-    batch = next(iter(trainer.get_train_dataloader()))
+    batch = next(iter(trainer.get_train_dataloader())) if batch is None else batch
     if trainer.optimizer is None:
         trainer.create_optimizer()
     model = trainer.model.train()
@@ -163,6 +164,24 @@ def step(trainer, optimizer: bool) -> Variant:
     return Variant(run, prepare)
 
 
+def padding_steps(sizes: Sizes) -> dict[str, Variant]:
+    """Two SFT steps on the same rows, long thoughts and short answers: in mixed batches, and in batches of one mode."""
+    result = {}
+    for name, orders in {"mixed batches": [[True, False]] * 2, "one_mode_batches": [[True], [False]]}.items():
+        model, processor = make_models(sizes)
+        options = {**COMMON, "per_device_train_batch_size": sizes.batch, "max_length": None}
+        parts = [rows(sizes, (modes * sizes.batch)[: sizes.batch], short=True) for modes in orders]
+        trainer = MetisHomeSFTTrainer(
+            upcycle(model, processor), MetisHomeSFTConfig(**options), train_dataset=parts[0], processing_class=processor
+        )
+        batches = [trainer.data_collator(list(part)) for part in parts]
+        steps = [step(trainer, optimizer=False, batch=batch) for batch in batches]
+        result[name] = Variant(
+            lambda steps=steps: [variant.run() for variant in steps], lambda steps=steps: steps[0].prepare(), count=2
+        )
+    return result
+
+
 def timed(sizes: Sizes, args):
     parts, ratios = [], {}
     for title, trainers in (("SFT", sft_trainers(sizes)), ("GRPO", grpo_trainers(sizes))):
@@ -177,6 +196,13 @@ def timed(sizes: Sizes, args):
             lines.append([name, *first, second[0], second[2]])
             ratios[f"{title}: {name}"] = timings[0][name].median / reference[0].median
         parts += [f"**{title}**, a step without and with the optimizer's update (AdamW).", table(COLUMNS, lines)]
+    timings = measure(padding_steps(sizes), args.repeats, args.device)
+    reference = timings["mixed batches"]
+    lines = [[name, *timing.cells(reference)] for name, timing in timings.items()]
+    parts += [
+        "**Padding**: a step of SFT on long thoughts and short answers, whose batches hold both modes or one.",
+        table(["", "ms", "quartiles", "to mixed"], lines),
+    ]
     return parts, ratios
 
 

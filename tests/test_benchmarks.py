@@ -36,7 +36,7 @@ COLUMNS = {
     ],
     "rivals": [{"prefill, ms", "step, ms", "to dense"}],
     "end_to_end": [{"s per query", "tokens/s", "decoding steps"}],
-    "trainers": [{"ms", "quartiles", "to TRL", "with optimizer, ms"}],
+    "trainers": [{"ms", "quartiles", "to TRL", "with optimizer, ms"}, {"ms", "to mixed"}],
 }
 written, watching = [], []
 
