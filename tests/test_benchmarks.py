@@ -82,7 +82,7 @@ def test_benchmark_fills_its_section(name, tmp_path, opened_for_writing, one_thr
     page.write_text(f"above\n<!-- {name}: start -->\nold\n<!-- {name}: end -->\nbelow\n")
     importlib.import_module(f"benchmarks.{name}").main([*TINY, *FLAGS[name], "--output", str(page)])
     text = page.read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.startswith("above\n") and text.endswith("below\n") and "\nold\n" not in text
     assert f"`python -m benchmarks.{name} --repeats 1" in text and str(tmp_path) not in text
     assert text.count("### With 1 thread\n") == text.count("### With 2 threads\n") == 1
     picture = re.search(r"!\[.*\]\((.*)\)", text).group(1)
