@@ -94,6 +94,31 @@ def test_wrong_calls_of_grpo(folder, tmp_path, capsys, more, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_reward_without_its_column_is_refused_before_the_model_is_loaded(folder, tmp_path, capsys):
+    rows = Dataset.from_parquet(str(folder / "rows.parquet")).remove_columns(["solution"])
+    rows.to_parquet(tmp_path / "rows.parquet")
+    more = ["--rollout_branch", "thinking", "--dataset_name", str(tmp_path / "rows.parquet")]
+    assert grpo.main(flags(folder, tmp_path / "out", *more)) == 2
+    captured = capsys.readouterr().err
+    assert "reads 'solution', but the training dataset has no such column" in captured and "Loading" not in captured
+
+
+def test_what_the_libraries_refuse_is_one_message(folder, tmp_path, capsys):
+    adapters = ["--use_peft", "--lora_target_modules", "no_such_module"]
+    assert sft.main(flags(folder, tmp_path / "out", *adapters)) == 2
+    assert "Target modules no_such_module not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [eval_verb, sft, grpo])
+def test_a_model_that_is_not_there(folder, tmp_path, capsys, module):
+    given = flags(folder, tmp_path / "out", "--model_name_or_path", str(tmp_path / "missing"))
+    if module is eval_verb:
+        given = ["--model_name_or_path", str(tmp_path / "missing"), "--output_dir", str(tmp_path / "out")]
+    assert module.main(given) == 2
+    assert "missing" in (captured := capsys.readouterr().err) and "Give a folder or a Hub id" in captured
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_required(capsys):
     assert sft.main(CPU) == 2
     captured = capsys.readouterr().err

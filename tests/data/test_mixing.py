@@ -74,3 +74,9 @@ def test_a_split_that_is_not_there(tmp_path):
     DatasetDict({"train": dataset("a", 3)}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="splits \\['train'\\] and no 'test'"):
         load_rows(tmp_path / "saved", "test")
+
+
+def test_a_file_without_rows(tmp_path):
+    dataset("a", 0).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="`dataset` is .*rows.parquet', which has no rows"):
+        load_rows(tmp_path / "rows.parquet")

@@ -55,7 +55,7 @@ def parse_arguments(arguments_class: type, argv: list[str], prog: str, descripti
     errors = _unknown_arguments(unknown, fields)
     values = {}
     if config is not None:
-        for name, value in _read_yaml(config).items():
+        for name, value in read_yaml(config).items():
             if name in fields:
                 values[name] = value
             else:
@@ -92,7 +92,7 @@ def _unknown_name(name: str, known: list[str], dashes: str) -> str:
     return f"there is no {dashes}{name}; there are {', '.join(dashes + other for other in known)}.{hint}"
 
 
-def _read_yaml(path: str) -> dict:
+def read_yaml(path: str) -> dict:
     import yaml
 
     if not Path(path).is_file():

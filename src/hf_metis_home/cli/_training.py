@@ -5,29 +5,67 @@ Flags are the fields of the stage's arguments here, of its configuration and of 
 parser: defaults, then the YAML file, then the command line.
 """
 
-import dataclasses
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 
-from ._arguments import UsageError, _read_yaml
+from .._extras import require_extra
+from ._arguments import UsageError, read_yaml
+from ._run import report_errors
 
 
-@dataclasses.dataclass
+@dataclass
 class TrainingArguments:
     """The flags of both verbs that no configuration of TRL has."""
 
-    dataset_name: list[str] | None = dataclasses.field(
+    dataset_name: list[str] | None = field(
         default=None, metadata={"help": "rows: files, folders or Hub ids, one or several (required)"}
     )
-    dataset_weights: list[float] | None = dataclasses.field(
+    dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "how often rows of each dataset come, relative to the others"}
     )
-    dataset_train_split: str = dataclasses.field(default="train", metadata={"help": "split to train on"})
-    dataset_test_split: str = dataclasses.field(default="test", metadata={"help": "split to evaluate on"})
-    dry_run: bool = dataclasses.field(
+    dataset_train_split: str = field(default="train", metadata={"help": "split to train on"})
+    dataset_test_split: str = field(default="test", metadata={"help": "split to evaluate on"})
+    dry_run: bool = field(
         default=False, metadata={"help": "check everything and say what would train, without loading weights"}
     )
+
+
+def run_training(
+    verb: str, arguments_class: type, config: str, description: str, function: Callable, argv: list[str] | None
+) -> int:
+    """
+    Run a training verb on its words.
+
+    Args:
+        verb (`str`):
+            Name after `metis-home`.
+        arguments_class (`type`):
+            Dataclass of the flags that no configuration has.
+        config (`str`):
+            Name of the configuration whose fields are flags too, for `--help`.
+        description (`str`):
+            Shown by `--help`.
+        function (`Callable`):
+            Takes the words.
+        argv (`list[str]`, *optional*):
+            Flags and values; the process's own by default.
+
+    Returns:
+        `int`: exit code, as [`~cli._run.run_verb`] gives it.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word in ("-h", "--help") for word in argv):
+        print_help(verb, arguments_class, config, description)
+        return 0
+
+    def run():
+        require_extra("train", "trl", "datasets")
+        function(argv)
+
+    return report_errors(f"metis-home {verb}", run)
 
 
 def print_help(verb: str, arguments_class: type, config: str, description: str) -> None:
@@ -35,7 +73,7 @@ def print_help(verb: str, arguments_class: type, config: str, description: str) 
     lines = [f"usage: metis-home {verb} [--config FILE] [--flag value ...]", "", description.strip(), "", "flags:"]
     flags = [("--config FILE", "YAML file with the names of flags, which win over it")]
     flags.append(("--model_name_or_path NAME", "folder or Hub id of the model (required)"))
-    flags += [(f"--{field.name}", field.metadata["help"]) for field in dataclasses.fields(arguments_class)]
+    flags += [(f"--{flag.name}", flag.metadata["help"]) for flag in fields(arguments_class)]
     lines += [f"  {flag:<26} {text}" for flag, text in flags]
     lines += [
         "",
@@ -66,7 +104,7 @@ def parse(verb: str, classes: tuple[type, ...], argv: list[str]):
         position = argv.index("--config") + 1
         if position == len(argv):
             raise UsageError("`--config` is given without a file.")
-        config = _read_yaml(argv[position])  # for its errors; an `env` section is TRL's
+        config = read_yaml(argv[position])  # for its errors; an `env` section is TRL's
         config.pop("env", None)
         known = {action.dest for action in parser._actions}
         _refuse_unknown([name for name in config if name not in known], sorted(known), f"in {argv[position]}: ", "")
@@ -145,7 +183,9 @@ def model_options(config, model_config) -> dict:
 def meta_model(name: str, config, model_config):
     """The model without its weights, to see what would train, and its configuration."""
     import torch
+    from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForImageTextToText
+    from trl import get_peft_config
 
     from .. import modeling
 
@@ -154,17 +194,24 @@ def meta_model(name: str, config, model_config):
     found = AutoConfig.from_pretrained(name, revision=model_config.model_revision, **trust)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(found, **trust)
-    if (peft_config := _peft_config(model_config)) is not None:
-        from peft import get_peft_model
-
+    if (peft_config := get_peft_config(model_config)) is not None:
         model = get_peft_model(model, peft_config)
     return model
 
 
-def _peft_config(model_config):
-    from trl import get_peft_config
+def build_trainer(trainer_class: type, model_config, config, *positional, **more):
+    """
+    A trainer of the model that the flags name, with the adapters and the quantisation that they ask for.
 
-    return get_peft_config(model_config)
+    Raises:
+        UsageError: what the libraries refuse, in their words (the traceback: `METIS_HOME_DEBUG=1`).
+    """
+    try:
+        return trainer_class(
+            model_config.model_name_or_path, *positional, **more, args=config, **model_options(config, model_config)
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def train_and_save(trainer, resume: str | None, next_step: str) -> None:

@@ -67,6 +67,7 @@ class BuildDataArguments:
         default=0.1, metadata={"help": "share of each task's rows in the mode that it is not meant for"}
     )
     seed: int = field(default=0, metadata={"help": "seed of the sampling and of what is chosen"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "let a repository run its own code"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,7 +121,7 @@ def _build_data(arguments: BuildDataArguments) -> None:
     if arguments.general_dataset is not None:
         general = _prompts(arguments.general_dataset, arguments.general_split, "general_dataset")
     if model is None:
-        model = _local_model(arguments.model_name_or_path, arguments.batch_size, sampling)
+        model = _local_model(arguments, sampling)
     report = build_data(
         reasoning,
         model,
@@ -170,23 +171,16 @@ def _prompts(name: str, split: str, where: str, limit: int | None = None):
     return PromptSet(rows if limit is None else rows.select(range(min(limit, len(rows)))), where)
 
 
-def _local_model(name: str, batch_size: int, sampling: dict):
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
+def _local_model(arguments: BuildDataArguments, sampling: dict):
     from ..data.rollouts import ModelRollouts
-    from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
+    from ._models import load_model
 
+    name = arguments.model_name_or_path
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"`--model_name_or_path` is {name!r}, which cannot be loaded: {error}\nGive a folder or a Hub id, or the "
-            "--endpoint where a model of that name is served."
-        ) from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return ModelRollouts(model.to(device), processor, name, batch_size=batch_size, **sampling)
+        model, processor = load_model(name, trust_remote_code=arguments.trust_remote_code)
+    except ValueError as error:
+        raise ValueError(f"{error} Or name the --endpoint where a model of that name is served.") from error
+    return ModelRollouts(model, processor, name, batch_size=arguments.batch_size, **sampling)
 
 
 def _command(arguments: BuildDataArguments) -> str:

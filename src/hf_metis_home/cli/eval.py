@@ -44,32 +44,28 @@ def _eval(arguments: EvalArguments) -> None:
     from .._extras import require_extra
 
     require_extra("eval", "datasets", "pyarrow", "math_verify")
-    import torch
     from rich.progress import Progress
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from .._folders import staged_folder
     from ..data.answers import answers_match
     from ..evaluation.outcomes import collect_outcomes, write_outcomes
-    from ..modeling import MetisHomeConfig  # noqa: F401  registers the classes
+    from ..evaluation.summary import summarise_outcomes
+    from ._models import load_model
 
     rows = _read_rows(arguments)
-    trust = {"trust_remote_code": True} if arguments.trust_remote_code else {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with staged_folder(arguments.output_dir) as staging:
-        model = AutoModelForImageTextToText.from_pretrained(
-            arguments.model_name_or_path, dtype=arguments.dtype, **trust
-        ).to(device)
-        processor = AutoProcessor.from_pretrained(arguments.model_name_or_path, **trust)
-        with Progress(transient=True) as progress:
-            bar = progress.add_task("Answering", total=None)
+        model, processor = load_model(
+            arguments.model_name_or_path, arguments.dtype, trust_remote_code=arguments.trust_remote_code
+        )
+        with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
+            bar = progress.add_task("Answering", total=len(rows))
             outcomes = collect_outcomes(
-                model.eval(), processor, rows, max_new_tokens=arguments.max_new_tokens, match=answers_match,
+                model, processor, rows, max_new_tokens=arguments.max_new_tokens, match=answers_match,
                 batch_size=arguments.batch_size, samples=arguments.samples, temperature=arguments.temperature,
                 seed=arguments.seed, progress=lambda count: progress.advance(bar, count),
             )  # fmt: skip
         write_outcomes(outcomes, staging / "outcomes.parquet")
-        summary = summarise_outcomes(outcomes, model.config)
+        summary = summarise_outcomes(outcomes, getattr(model.config, "thinking_threshold", None))
         (staging / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _print_summary(summary)
     print(
@@ -90,30 +86,6 @@ def _read_rows(arguments: EvalArguments):
     else:
         rows = load_rows(arguments.dataset, arguments.dataset_split)
     return rows if arguments.limit is None else rows.select(range(min(arguments.limit, len(rows))))
-
-
-def summarise_outcomes(outcomes, config) -> dict[str, dict]:
-    """Per task and over all: accuracy and mean tokens of either branch and as routed, and the thinking ratio."""
-    table = outcomes.to_pandas()
-    threshold = getattr(config, "thinking_threshold", None)
-    pools = {task: part for task, part in table.groupby("task")} | {"all": table}
-    return {name: _cells(part, threshold) for name, part in pools.items()}
-
-
-def _cells(part, threshold: float | None) -> dict:
-    cells = {"n": len(part)}
-    for branch in ("thinking", "non_thinking"):
-        answered = part[part[f"correct_{branch}"].notna()]
-        if len(answered):
-            cells[f"accuracy_{branch}"] = float(answered[f"correct_{branch}"].astype(float).mean())
-            cells[f"tokens_{branch}"] = float(answered[f"tokens_{branch}"].mean())
-    if part["thinking_probability"].notna().all():
-        routed = part["thinking_probability"] >= threshold
-        for name in ("correct", "tokens"):
-            chosen = part[f"{name}_thinking"].where(routed, part[f"{name}_non_thinking"]).astype(float)
-            cells["accuracy_routed" if name == "correct" else "tokens_routed"] = float(chosen.mean())
-        cells["thinking_ratio"] = float(routed.mean())
-    return cells
 
 
 def _print_summary(summary: dict[str, dict]) -> None:

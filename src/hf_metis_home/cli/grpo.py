@@ -14,8 +14,7 @@ The thinking branch alone, of a two-branch model:
 import dataclasses
 import sys
 
-from ._run import report_errors
-from ._training import TrainingArguments, load_data, meta_model, model_options, parse, print_help, train_and_save
+from ._training import TrainingArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
 
 
 REWARDS = ("accuracy", "format", "thought_leak", "soft_overlong")
@@ -31,17 +30,10 @@ class GRPOArguments(TrainingArguments):
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home grpo`. Takes the flags, gives the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
-        print_help("grpo", GRPOArguments, "MetisHomeGRPOConfig", __doc__)
-        return 0
-    return report_errors("metis-home grpo", lambda: _grpo(argv))
+    return run_training("grpo", GRPOArguments, "MetisHomeGRPOConfig", __doc__, _grpo, argv)
 
 
 def _grpo(argv: list[str]) -> None:
-    from .._extras import require_extra
-
-    require_extra("train", "trl", "datasets")
     from peft import PeftModel
     from trl import ModelConfig
 
@@ -62,15 +54,12 @@ def _grpo(argv: list[str]) -> None:
         print(describe_trainable(model))
         print(f"{len(train)} prompts. Everything fits; nothing was written. Next: run it without --dry_run.")
         return
-    trainer = MetisHomeGRPOTrainer(
-        model_config.model_name_or_path, rewards, config, train, evaluate, **model_options(config, model_config)
+    trainer = build_trainer(
+        MetisHomeGRPOTrainer, model_config, config, reward_funcs=rewards, train_dataset=train, eval_dataset=evaluate
     )
-    two_branch = trainer.two_branch
-    folder = config.output_dir
+    verb = "validate" if trainer.two_branch else "upcycle"
     train_and_save(
-        trainer,
-        config.resume_from_checkpoint,
-        f"metis-home {'validate' if two_branch else 'upcycle'} --model_name_or_path {folder}",
+        trainer, config.resume_from_checkpoint, f"metis-home {verb} --model_name_or_path {config.output_dir}"
     )
 
 

@@ -12,8 +12,7 @@ From a recipe, with one field changed, on two processes:
 import dataclasses
 import sys
 
-from ._run import report_errors
-from ._training import TrainingArguments, load_data, meta_model, model_options, parse, print_help, train_and_save
+from ._training import TrainingArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
 
 
 @dataclasses.dataclass
@@ -26,17 +25,10 @@ class SFTArguments(TrainingArguments):
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home sft`. Takes the flags, gives the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
-        print_help("sft", SFTArguments, "MetisHomeSFTConfig", __doc__)
-        return 0
-    return report_errors("metis-home sft", lambda: _sft(argv))
+    return run_training("sft", SFTArguments, "MetisHomeSFTConfig", __doc__, _sft, argv)
 
 
 def _sft(argv: list[str]) -> None:
-    from .._extras import require_extra
-
-    require_extra("train", "trl", "datasets")
     from trl import ModelConfig
 
     from ..evaluation.callback import GenerationCallback
@@ -54,9 +46,7 @@ def _sft(argv: list[str]) -> None:
         print(describe_trainable(model))
         print(f"{len(train)} training rows. Everything fits; nothing was written. Next: run it without --dry_run.")
         return
-    trainer = MetisHomeSFTTrainer(
-        model_config.model_name_or_path, config, train, evaluate, **model_options(config, model_config)
-    )
+    trainer = build_trainer(MetisHomeSFTTrainer, model_config, config, train_dataset=train, eval_dataset=evaluate)
     if arguments.eval_generation_rows:
         trainer.add_callback(GenerationCallback(trainer, arguments.eval_generation_rows, arguments.eval_max_new_tokens))
     train_and_save(

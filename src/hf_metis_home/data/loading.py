@@ -36,6 +36,10 @@ def load_rows(source: str | Path, split: str = "train", argument: str = "dataset
         saved = any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
         rows = load_from_disk(name) if saved else load_dataset(name)
     except Exception as error:  # of many libraries, by what is there
+        if "corresponds to no data" in str(error):
+            raise ValueError(
+                f"`{argument}` is {name!r}, which has no rows. Look at what wrote or filtered it."
+            ) from error
         raise ValueError(
             f"`{argument}` is {name!r}, which could not be read ({type(error).__name__}: {error}). Give a parquet or "
             "JSON-lines file, a folder that `save_to_disk` wrote or `load_dataset` reads, or a Hub id."

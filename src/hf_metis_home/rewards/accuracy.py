@@ -41,3 +41,6 @@ def accuracy_reward(completions: list, solution: list[str] | None = None, **colu
     return [
         float(answer is not None and answers_match(answer, gold)) for answer, gold in zip(answers, golds, strict=True)
     ]
+
+
+accuracy_reward.needs = ("solution",)  # so that a dataset without it is refused before a run, not at the first reward

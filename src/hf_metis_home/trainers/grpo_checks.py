@@ -108,7 +108,8 @@ def _columns_of(function) -> set[str]:
         return set()
     parameters = inspect.signature(function).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty} - GIVEN
+    required = {p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty}
+    return (required | set(getattr(function, "needs", ()))) - GIVEN
 
 
 def checked_reward(function):

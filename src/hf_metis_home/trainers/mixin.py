@@ -125,4 +125,7 @@ def model_type_of(model, args) -> str:
     if not isinstance(model, str):
         return model.config.model_type
     trust = {"trust_remote_code": args.trust_remote_code} if args.trust_remote_code else {}
-    return AutoConfig.from_pretrained(model, **trust).model_type
+    try:
+        return AutoConfig.from_pretrained(model, **trust).model_type
+    except OSError as error:
+        raise ValueError(f"`model` is {model!r}, which cannot be read: {error}\nGive a folder or a Hub id.") from error

@@ -61,7 +61,7 @@ def fit_router_checkpoint(
     output_dir = check_output_dir(output_dir)
     hybrid = open_checkpoint(model_name_or_path, "model_name_or_path", HYBRID)
     check_space(output_dir, sum(tensor.nbytes for tensor in hybrid.tensors.values()))
-    processor = AutoProcessor.from_pretrained(hybrid.folder)
+    processor = AutoProcessor.from_pretrained(hybrid.folder, trust_remote_code=False)
     model = _load_router(hybrid)
     fit = fit_router(model, processor, rows, outcomes=outcomes, **options)
     router = {f"{ROUTER}{name}": tensor.cpu() for name, tensor in model.language_model.router.state_dict().items()}
