@@ -109,6 +109,12 @@ def test_what_the_libraries_refuse_is_one_message(folder, tmp_path, capsys):
     assert "Target modules no_such_module not found" in capsys.readouterr().err
 
 
+def test_training_rows_are_not_evaluated_on(folder, tmp_path, capsys):
+    given = flags(folder, tmp_path / "out", "--eval_strategy", "steps", "--eval_steps", "1")
+    assert sft.main(given) == 2
+    assert "a file without splits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", [eval_verb, sft, grpo])
 def test_a_model_that_is_not_there(folder, tmp_path, capsys, module):
     given = flags(folder, tmp_path / "out", "--model_name_or_path", str(tmp_path / "missing"))

@@ -17,7 +17,7 @@ from ._run import report_errors
 
 
 @dataclass
-class TrainingArguments:
+class RunArguments:
     """The flags of both verbs that no configuration of TRL has."""
 
     dataset_name: list[str] | None = field(
@@ -110,9 +110,7 @@ def parse(verb: str, classes: tuple[type, ...], argv: list[str]):
         _refuse_unknown([name for name in config if name not in known], sorted(known), f"in {argv[position]}: ", "")
     try:
         *parsed, remaining = parser.parse_args_and_config(argv, return_remaining_strings=True)
-    except UsageError:
-        raise
-    except (ValueError, TypeError) as error:  # of a configuration that checks itself
+    except (ValueError, TypeError) as error:  # the parser's, or of a configuration that checks itself
         raise UsageError(str(error)) from error
     known = sorted(option.lstrip("-") for option in parser._option_string_actions)
     _refuse_unknown([word.lstrip("-") for word in remaining if word.startswith("-")], known, "", "--")
@@ -136,7 +134,7 @@ def _refuse_unknown(names: list[str], known: list[str], where: str, dashes: str)
         raise UsageError("\n".join(errors))
 
 
-def load_data(arguments: TrainingArguments, config):
+def load_data(arguments: RunArguments, config):
     """Training rows, mixed by weight where there are several datasets, and evaluation rows where they are wanted."""
     from datasets import concatenate_datasets
 
@@ -160,6 +158,12 @@ def load_data(arguments: TrainingArguments, config):
         train = mix_datasets(parts, dict(zip(names, weights, strict=True)), seed=config.seed)
     evaluate = None
     if config.eval_strategy != "no":
+        if files := [name for name in names if Path(name).is_file()]:
+            raise ValueError(
+                f"`dataset_name` has {files[0]!r}, a file without splits, so `eval_strategy` would "
+                "evaluate on the training rows. Give a folder with the splits "
+                f"{arguments.dataset_train_split!r} and {arguments.dataset_test_split!r}, or set it to no."
+            )
         evaluate = concatenate_datasets(list(read(arguments.dataset_test_split).values()))
     return train, evaluate
 

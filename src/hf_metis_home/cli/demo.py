@@ -26,7 +26,8 @@ from ._run import run_verb
 @dataclass
 class DemoArguments:
     preset: Literal["smoke", "small", "full"] = field(
-        default="small", metadata={"help": "smoke: plumbing only; small: one seed, minutes; full: three seeds"}
+        default="small",
+        metadata={"help": "smoke: plumbing only; small: one seed, minutes; full: three seeds (all: two)"},
     )
     stages: Literal["sft", "all"] = field(
         default="sft",

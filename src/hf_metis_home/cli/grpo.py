@@ -14,14 +14,14 @@ The thinking branch alone, of a two-branch model:
 import dataclasses
 import sys
 
-from ._training import TrainingArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
+from ._training import RunArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
 
 
 REWARDS = ("accuracy", "format", "thought_leak", "soft_overlong")
 
 
 @dataclasses.dataclass
-class GRPOArguments(TrainingArguments):
+class GRPOArguments(RunArguments):
     rewards: list[str] = dataclasses.field(
         default_factory=lambda: ["accuracy", "format"],
         metadata={"help": f"what is rewarded, of {', '.join(REWARDS)}; their weights: --reward_weights"},

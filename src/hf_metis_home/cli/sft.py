@@ -12,11 +12,11 @@ From a recipe, with one field changed, on two processes:
 import dataclasses
 import sys
 
-from ._training import TrainingArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
+from ._training import RunArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
 
 
 @dataclasses.dataclass
-class SFTArguments(TrainingArguments):
+class SFTArguments(RunArguments):
     eval_generation_rows: int = dataclasses.field(
         default=0, metadata={"help": "evaluation rows that are answered, with the router deciding, at every evaluation"}
     )
