@@ -4,10 +4,12 @@ Outcomes: every question answered with both branches, as one table from which ev
 | column | type | meaning |
 |---|---|---|
 | `task`, `id` | str | which question |
+| `subject` | str | the part of the task that it belongs to; null where the row names none |
 | `sample` | int | 0, 1, ... where a question was answered several times |
 | `thinking_probability` | float | the router's, asked once per question; null for a dense model |
 | `correct_thinking`, `correct_non_thinking` | bool | whether that branch's answer is right |
 | `tokens_thinking`, `tokens_non_thinking` | int | generated tokens of that answer, the end of turn included |
+| `seconds_thinking`, `seconds_non_thinking` | float | its share of the time that its batch took |
 | `text_thinking`, `text_non_thinking` | str | the answer |
 | `error` | str | why a branch has no answer; null where all went well |
 
@@ -16,6 +18,7 @@ A dense model fills the columns of the mode that it used for a question and leav
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,12 +38,15 @@ FEATURES = Features(
     {
         "task": Value("string"),
         "id": Value("string"),
+        "subject": Value("string"),
         "sample": Value("int64"),
         "thinking_probability": Value("float64"),
         "correct_thinking": Value("bool"),
         "correct_non_thinking": Value("bool"),
         "tokens_thinking": Value("int64"),
         "tokens_non_thinking": Value("int64"),
+        "seconds_thinking": Value("float64"),
+        "seconds_non_thinking": Value("float64"),
         "text_thinking": Value("string"),
         "text_non_thinking": Value("string"),
         "error": Value("string"),
@@ -73,7 +79,7 @@ def collect_outcomes(
             Its processor.
         rows (`Sequence[dict]` or [`~datasets.Dataset`]):
             Rows of the row format with `prompt`, `images` (may be absent), `solution` and `task`. `id` is the row's
-            `id`, or its index as text where there is none.
+            `id`, or its index as text where there is none; `subject` may be absent.
         max_new_tokens (`int`):
             Longest answer in tokens.
         batch_size (`int`):
@@ -121,7 +127,13 @@ def collect_outcomes(
             inputs = prompt_inputs(processor, batch).to(model.device)
             table = [
                 [
-                    {**dict.fromkeys(COLUMNS), "task": row["task"], "id": ids[number], "sample": sample}
+                    {
+                        **dict.fromkeys(COLUMNS),
+                        "task": row["task"],
+                        "id": ids[number],
+                        "subject": row.get("subject"),
+                        "sample": sample,
+                    }
                     for sample in range(samples)
                 ]
                 for number, row in zip(numbers, batch, strict=True)
@@ -133,6 +145,7 @@ def collect_outcomes(
             for branch in branches:
                 for sample in range(samples):
                     options = {"thinking": branch, "temperature": temperature, "max_new_tokens": max_new_tokens}
+                    started = time.perf_counter()
                     try:
                         answers = generate_answers(model, processor, inputs, **options)
                     except torch.OutOfMemoryError as error:
@@ -141,10 +154,12 @@ def collect_outcomes(
                         for cells in table:
                             _add_error(cells[sample], branch, error)
                         continue
+                    seconds = (time.perf_counter() - started) / len(batch)
                     for row, cells, answer in zip(batch, table, answers, strict=True):
                         mode = "thinking" if answer.thinking else "non_thinking"
                         cells[sample][f"correct_{mode}"] = is_correct(answer.text, row["solution"], match)
                         cells[sample][f"tokens_{mode}"] = answer.tokens
+                        cells[sample][f"seconds_{mode}"] = seconds
                         cells[sample][f"text_{mode}"] = answer.text
             records += [record for cells in table for record in cells]
             if progress is not None:
