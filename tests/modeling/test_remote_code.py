@@ -14,6 +14,7 @@ from .tiny import batch, prompt_ids, tiny_hybrid
 
 CODE_FILES = {
     "branches_metis_home.py",
+    "compat_metis_home.py",
     "configuration_metis_home.py",
     "generation_metis_home.py",
     "modeling_metis_home.py",

@@ -20,6 +20,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     eager_attention_forward,
 )
 
+from .compat_metis_home import CACHE
 from .configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, MetisHomeTextConfig
 
 
@@ -156,7 +157,6 @@ class MetisHomeLowRankAttention(_LowRankBranches, Qwen2_5_VLAttention):
         branch: bool | torch.Tensor | BranchRows,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -166,8 +166,11 @@ class MetisHomeLowRankAttention(_LowRankBranches, Qwen2_5_VLAttention):
             for name in ATTENTION_PROJECTIONS[:3]
         )
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        cache: Cache | None = kwargs.pop(CACHE, None)
+        if cache is not None:
+            # From 5.24 on the paged cache of continuous batching adds what its attention needs to the keywords.
+            paged = {"kwargs": kwargs} if CACHE == "cache" else {}
+            key, value = cache.update(key, value, self.layer_idx, **paged)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
             self,

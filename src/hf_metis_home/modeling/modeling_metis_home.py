@@ -39,6 +39,7 @@ from .branches_metis_home import (
     MetisHomeLowRankMLP,
     MetisHomeZeroLinear,
 )
+from .compat_metis_home import CACHE
 from .configuration_metis_home import (
     ATTENTION_PROJECTIONS,
     BRANCHES,
@@ -275,7 +276,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         thinking: bool | torch.LongTensor | None = None,
@@ -283,6 +284,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         router_mask: torch.BoolTensor | None = None,
         vision_mask: torch.BoolTensor | None = None,
         route_only: bool = False,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MetisHomeModelOutputWithPast:
         """
@@ -302,14 +304,15 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        if use_cache and past_key_values is None and not torch.jit.is_tracing():
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None and not torch.jit.is_tracing():
+            cache = DynamicCache(config=self.config)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
 
         # As in the parent: 3 rows for temporal, height and width; a 4th in front holds text positions for packed masks.
         if position_ids is None:
-            past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past_seen_tokens = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
             position_ids = position_ids.view(1, 1, -1).expand(3, inputs_embeds.shape[0], -1)
         elif position_ids.ndim == 2:
@@ -323,7 +326,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
                 "config": self.config,
                 "inputs_embeds": inputs_embeds,
                 "attention_mask": attention_mask,
-                "past_key_values": past_key_values,
+                CACHE: cache,
                 "position_ids": text_position_ids,
             }
             causal_mask_mapping = {"full_attention": create_causal_mask(**mask_kwargs)}
@@ -335,7 +338,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         layer_kwargs = {
             "position_embeddings": position_embeddings,
             "position_ids": text_position_ids,
-            "past_key_values": past_key_values,
+            CACHE: cache,
             "use_cache": use_cache,
             **kwargs,
         }
@@ -363,7 +366,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         for layer, mask in zip(self.layers[shared_layers:], masks[shared_layers:], strict=True):
             hidden_states = layer(hidden_states, branch=branch, attention_mask=mask, **layer_kwargs)
         return MetisHomeModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values, router_logits=router_logits
+            last_hidden_state=self.norm(hidden_states), router_logits=router_logits, **{CACHE: cache}
         )
 
     @staticmethod
@@ -414,7 +417,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -428,6 +431,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         thinking_threshold: float | None = None,
         prompt_mask: torch.Tensor | None = None,
         route_only: bool = False,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MetisHomeModelOutputWithPast:
         """
@@ -435,12 +439,13 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
 
         `route_only=True` stops after the router and leaves no trace: neither a cache nor the parent's `rope_deltas`.
         """
+        cache = past_key_values if cache is None else cache
         inputs = input_ids if input_ids is not None else inputs_embeds
         thinking = self.only_loaded_branch(check_thinking(thinking, inputs.shape[0], inputs.device))
         thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
         undecided = thinking is None or (isinstance(thinking, torch.Tensor) and thinking.dtype != torch.bool)
         if undecided and not route_only:
-            self._check_routable(past_key_values, prompt_mask)
+            self._check_routable(cache, prompt_mask)
 
         router_mask = vision_mask = None
         if undecided or route_only or prompt_mask is not None:
@@ -472,8 +477,8 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
                 second_per_grid_ts=second_per_grid_ts,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 mm_token_type_ids=mm_token_type_ids,
+                **{CACHE: cache},
             )
             if route_only:
                 self.rope_deltas = rope_deltas  # another generation may be decoding with them
@@ -481,7 +486,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         return self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache and not route_only,
             thinking=thinking,
@@ -562,11 +567,11 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         return inputs_embeds
 
     @staticmethod
-    def _check_routable(past_key_values: Cache | None, prompt_mask: torch.Tensor | None):
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+    def _check_routable(cache: Cache | None, prompt_mask: torch.Tensor | None):
+        if cache is not None and cache.get_seq_length() > 0:
             raise ValueError(
-                "`thinking` is not given, but `past_key_values` already holds tokens: the router decides once per "
-                "query, from the whole prompt. Pass `thinking=` with the branch of the query that is being continued."
+                f"`thinking` is not given, but `{CACHE}` already holds tokens: the router decides once per query, from "
+                "the whole prompt. Pass `thinking=` with the branch of the query that is being continued."
             )
         if torch.is_grad_enabled() and prompt_mask is None:
             raise ValueError(
@@ -637,7 +642,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -652,10 +657,12 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         thinking: bool | list[bool | None] | torch.Tensor | None = None,
         thinking_threshold: float | None = None,
         prompt_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MetisHomeCausalLMOutputWithPast:
         """
-        Arguments as in [`~transformers.Qwen2_5_VLForConditionalGeneration`], and:
+        Arguments as in [`~transformers.Qwen2_5_VLForConditionalGeneration`] (`past_key_values` is another name of
+        `cache`, the only one before transformers 5.24), and:
 
         Args:
             thinking (`bool`, `list` of `bool` or `None`, or `torch.Tensor` of shape `(batch_size,)`, *optional*):
@@ -681,7 +688,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             pixel_values=pixel_values,
@@ -694,6 +701,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             thinking=thinking,
             thinking_threshold=thinking_threshold,
             prompt_mask=prompt_mask,
+            past_key_values=past_key_values,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -706,10 +714,10 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         return MetisHomeCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def route(self, **inputs) -> MetisHomeRouting:
@@ -774,7 +782,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             per_query = outputs.sequences.shape[0] // decision.thinking.shape[0]
             outputs["thinking"] = decision.thinking.repeat_interleave(per_query).long()
             outputs["thinking_probability"] = decision.thinking_probability.repeat_interleave(per_query)
-            if (cache := outputs.get("past_key_values")) is not None:
+            if (cache := outputs.get(CACHE)) is not None:
                 cache.thinking = decision.thinking  # read where this model assists another
         return outputs
 
@@ -842,7 +850,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         if is_assistant and thinking is None:
             # An assistant is called again and again for one answer. A dense target cannot hand the branch on, so it
             # travels with the assistant's cache.
-            thinking = getattr(model_kwargs.get("past_key_values"), "thinking", None)
+            thinking = getattr(model_kwargs.get(CACHE), "thinking", None)
         self._decide(decision, inputs, thinking, threshold, is_assistant)
         # As a `bool` where the rows agree: then no step has to look at the device, and one branch is read.
         share = decision.thinking.float().mean().item()
@@ -898,8 +906,8 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         probability = torch.full((batch_size,), float("nan"), device=device)
         undecided = thinking < 0
         if undecided.any():
-            MetisHomeModel._check_routable(inputs.get("past_key_values"), None)
-            skipped = ("past_key_values", "use_cache", "labels", "prompt_mask", "logits_to_keep")
+            MetisHomeModel._check_routable(inputs.get(CACHE), None)
+            skipped = (CACHE, "use_cache", "labels", "prompt_mask", "logits_to_keep")
             prompt = {name: value for name, value in inputs.items() if name not in skipped}
             if not by_ids:
                 prompt["input_ids"] = None
