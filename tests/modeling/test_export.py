@@ -40,7 +40,7 @@ def assert_rows_are_the_dense_models(logits, twins, inputs, thinking):
 
 def saved_and_loaded(model, inputs, folder):
     DynamoExporter().export(model, inputs, DynamoConfig(dynamic=True)).save_pretrained(folder)
-    return ExportedModel.from_pretrained(folder)
+    return ExportedModel.from_pretrained(folder, trust_remote_code=True)  # pickled programs, written just now
 
 
 @pytest.mark.parametrize("thinking", [True, False])

@@ -6,7 +6,10 @@ import re
 
 import pytest
 import torch
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft import __version__ as peft_version
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from hf_metis_home.conversion import branch_target_modules
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
@@ -16,6 +19,10 @@ from .tiny import batch, prompt_ids, tiny_hybrid
 
 PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, length=11, images=0), prompt_ids(3)]
 MIXED = [True, False, False, True]
+needs_its_peft = pytest.mark.skipif(
+    Version(peft_version) < Version(MIN_PEFT_VERSION),
+    reason=f"this transformers' own adapter methods refuse PEFT before {MIN_PEFT_VERSION}; PEFT's functions work",
+)
 TARGETS = [(branch, attention) for branch in ("thinking", "non_thinking", "both") for attention in (False, True)]
 
 
@@ -76,7 +83,7 @@ def test_the_example_runs():
 
 
 @pytest.mark.parametrize("branch, attention", TARGETS)
-@pytest.mark.parametrize("way", ["get_peft_model", "add_adapter"])
+@pytest.mark.parametrize("way", ["get_peft_model", pytest.param("add_adapter", marks=needs_its_peft)])
 def test_trains_what_was_asked_for_and_nothing_else(way, branch, attention):
     model = tiny_hybrid().train()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
@@ -143,6 +150,7 @@ def test_saves_loads_merges_and_disables(tmp_path, branch, attention):
             torch.testing.assert_close(logits(model, thinking), expected[str(thinking)], rtol=0, atol=1e-6)
 
 
+@needs_its_peft
 def test_adapter_added_by_the_model_itself(tmp_path):
     base = tiny_hybrid()
     base.save_pretrained(tmp_path / "base")
