@@ -394,8 +394,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
                 return bool(share)
         # With gradients on, a branch without rows still runs, on zero rows: a sharded or data-parallel run in which
         # ranks skip different branches would otherwise reduce gradients that do not belong together.
-        thinking_rows, non_thinking_rows = thinking.nonzero()[:, 0], (~thinking).nonzero()[:, 0]
-        return BranchRows(thinking_rows, non_thinking_rows, torch.cat([thinking_rows, non_thinking_rows]).argsort())
+        return BranchRows(thinking.nonzero()[:, 0], (~thinking).nonzero()[:, 0])
 
 
 class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
