@@ -230,8 +230,8 @@ def _baseline(name: str, table, ours):
     wanted, found = (set(_questions(part)) for part in (ours, table))
     if missing := sorted(wanted - found):
         raise ValueError(
-            f"`baselines` has {name!r}, which has no answer to {len(missing):,} of {len(wanted):,} questions, (task, id)"
-            f" {missing[0]} for one. Evaluate it on the same questions."
+            f"`baselines` has {name!r}, which has no answer to {len(missing):,} of {len(wanted):,} questions, (task, "
+            f"id) {missing[0]} for one. Evaluate it on the same questions."
         )
     keep = [key in wanted for key in _questions(table)]
     return table[keep]

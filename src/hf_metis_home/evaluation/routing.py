@@ -1,8 +1,8 @@
 """
 What a router's order of questions is worth, on rows that both branches answered.
 
-Everything here takes arrays with one entry per row: `right` and `tokens` of shape `(N, 2)`, column 1 the thinking branch
-as everywhere, and the router's `probability` `(N,)`.
+Everything here takes arrays with one entry per row: `right` and `tokens` of shape `(N, 2)`, column 1 the thinking
+branch as everywhere, and the router's `probability` `(N,)`.
 """
 
 import numpy as np
@@ -74,8 +74,8 @@ def reliability(right: np.ndarray, probability: np.ndarray) -> list[dict]:
     Ten bins of the probability, over the rows where exactly one branch is right: only there is one choice better.
 
     Returns:
-        `list[dict]`: `low`, `high`, `n`, and where `n` is not 0 the mean `probability` and `thinking_pays`, the share of
-        rows whose right branch is the thinking one; else None.
+        `list[dict]`: `low`, `high`, `n`, and where `n` is not 0 the mean `probability` and `thinking_pays`, the share
+        of rows whose right branch is the thinking one; else None.
     """
     stake = right[:, 0] != right[:, 1]
     probability, pays = probability[stake], right[stake, 1]
