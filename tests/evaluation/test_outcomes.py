@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, List, Value
 from hf_metis_home.data.work_file import WorkFile
 from hf_metis_home.evaluation import answer_rows
 from hf_metis_home.evaluation.accuracy import is_correct
-from hf_metis_home.evaluation.batches import plan_batches
+from hf_metis_home.evaluation.batches import Question, plan_batches, prompt_length
 from hf_metis_home.evaluation.outcomes import COLUMNS, collect_outcomes, read_outcomes, write_outcomes
 from tests.evaluation import test_accuracy
 from tests.evaluation.test_accuracy import ROWS, row
@@ -46,14 +46,21 @@ def test_both_branches_answer_every_question(hybrid, outcomes):
 
 def test_router_is_asked_once_and_each_branch_once(hybrid, monkeypatch):
     model, calls = hybrid[0], []
-    route, generate = type(model).route, type(model).generate
-    monkeypatch.setattr(type(model), "route", lambda self, **kw: calls.append("route") or route(self, **kw))
-    monkeypatch.setattr(
-        type(model), "generate", lambda self, **kw: calls.append(kw["thinking"]) or generate(self, **kw)
-    )
+    read, generate = type(model.model).forward, type(model).generate
+
+    def noted(self, **options):
+        calls.append((options["thinking"], options["thinking_threshold"]))
+        return generate(self, **options)
+
+    def counted(self, *inputs, **options):
+        calls.extend(["router"] * bool(options.get("route_only")))
+        return read(self, *inputs, **options)
+
+    monkeypatch.setattr(type(model), "generate", noted)
+    monkeypatch.setattr(type(model.model), "forward", counted)
     counts = []
     collect_outcomes(*hybrid, ROWS, **{**OPTIONS, "batch_size": 4}, progress=counts.append)
-    assert calls == ["route", True, False] and counts == [4]
+    assert calls == [(None, 0.0), "router", (False, None)] and counts == [4]
 
 
 def test_samples(hybrid):
@@ -79,8 +86,8 @@ def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
     answer = accuracy.GeneratedAnswer
     monkeypatch.setattr(
         "hf_metis_home.evaluation.outcomes.generate_answers",
-        lambda model, processor, inputs, *, thinking, **kw: [
-            answer(next(texts), 3, thinking, None) for _ in inputs["input_ids"]
+        lambda model, processor, inputs, *, thinking=True, **kw: [
+            answer(next(texts), 3, thinking, 0.5) for _ in inputs["input_ids"]
         ],
     )
     asked = []
@@ -186,11 +193,11 @@ def test_a_row_that_runs_out_of_memory_alone_fails_alone(hybrid, outcomes, monke
 
     generate, sizes = module.generate_answers, []
 
-    def short_of_memory(model, processor, inputs, *, thinking, **options):
+    def short_of_memory(model, processor, inputs, *, thinking=True, **options):
         sizes.append(len(inputs["input_ids"]))
         if thinking and len(inputs["image_grid_thw"]) >= 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return generate(model, processor, inputs, thinking=thinking, **options)
+        return generate(model, processor, inputs, **({} if thinking else {"thinking": False}), **options)
 
     monkeypatch.setattr(module, "generate_answers", short_of_memory)
     found = collect_outcomes(*hybrid, ROWS[2:], max_new_tokens=5, batch_size=2)
@@ -282,7 +289,8 @@ def test_a_row_that_says_why_it_fails_is_not_asked(hybrid, outcomes):
 
 def test_batches_have_rows_of_one_task_and_length(hybrid):
     rows = [row("is it red?" * n, task=task) for n, task in ((3, "a"), (1, "b"), (1, "a"), (2, "b"), (2, "a"))]
-    assert plan_batches(rows, hybrid[1], 2) == [[2, 4], [0, 1], [3]]
+    questions = [Question(one["task"], "", None, prompt_length(one, hybrid[1])) for one in rows]
+    assert plan_batches(questions, 2) == [[2, 4], [0, 1], [3]]
     found = collect_outcomes(*hybrid, rows, max_new_tokens=5, batch_size=2)
     assert found["id"] == ["0", "1", "2", "3", "4"] and found["task"] == ["a", "b", "a", "b", "a"]
     texts = [collect_outcomes(*hybrid, [one], **OPTIONS)["text_thinking"][0] for one in rows]

@@ -8,6 +8,7 @@ so rows are sorted by task, then by the length of their prompt.
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -23,23 +24,19 @@ class RowError(ValueError):
     """What is wrong with one row, in words for the table."""
 
 
-def plan_batches(rows: Sequence[dict], processor, batch_size: int) -> list[list[int]]:
-    """
-    Numbers of rows that are answered together, the shortest prompts of a task first.
+class Question(NamedTuple):
+    """What is known of a row before it is asked; `length` in tokens of the prompt."""
 
-    Args:
-        rows (`Sequence[dict]`):
-            Rows with `prompt`, `images` (may be absent) and `task`; [`~evaluation.rows.stored_rows`] saves decoding.
-        processor ([`~transformers.Qwen2_5_VLProcessor`]):
-            Counts the tokens.
-        batch_size (`int`):
-            Rows of a batch; the last one may have fewer.
-    """
-    tasks: dict[str, int] = {}
-    keys = []
-    for row in rows:
-        keys.append((tasks.setdefault(row["task"], len(tasks)), prompt_length(row, processor)))
-    order = sorted(range(len(rows)), key=lambda number: (*keys[number], number))
+    task: str
+    id: str
+    subject: str | None
+    length: int
+
+
+def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
+    """Numbers of questions that are answered together, the shortest prompts of a task first."""
+    tasks = {task: number for number, task in enumerate(dict.fromkeys(question.task for question in questions))}
+    order = sorted(range(len(questions)), key=lambda number: (tasks[questions[number].task], questions[number].length))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 

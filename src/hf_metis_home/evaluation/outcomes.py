@@ -29,7 +29,7 @@ from .._extras import require_extra
 from ..data.rollouts import seed_of
 from ..data.work_file import WorkFile
 from .accuracy import exact_match, generate_answers, is_correct
-from .batches import OUT_OF_MEMORY, in_halves, plan_batches, prepare_batch, read_row
+from .batches import OUT_OF_MEMORY, Question, in_halves, plan_batches, prepare_batch, prompt_length, read_row
 from .rows import stored_rows
 
 
@@ -127,20 +127,20 @@ def collect_outcomes(
     ```
     """
     _check_options(max_new_tokens, batch_size, samples, temperature)
-    ids = _question_ids(rows)
+    questions = _read_questions(rows, processor)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     done = {} if work is None else {index: work.entries["batch", index] for index in work.done("batch")}
     found: dict[int, list[dict]] = {}
-    stored = stored_rows(rows)
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-        for index, numbers in enumerate(plan_batches(stored, processor, batch_size)):
+        for index, numbers in enumerate(plan_batches(questions, batch_size)):
             if index in done:
                 cells = done[index]
             else:
                 cells = []
-                for row in (stored[number] for number in numbers):
-                    record = {**dict.fromkeys(COLUMNS), "task": row["task"], "subject": row.get("subject")}
-                    cells.append([dict(record) for _ in range(samples)])
+                for question in (questions[number] for number in numbers):
+                    record = {**dict.fromkeys(COLUMNS), "task": question.task, "id": question.id}
+                    record["subject"] = question.subject
+                    cells.append([{**record, "sample": sample} for sample in range(samples)])
                 _answer_batch(model, processor, rows, numbers, cells, seed, match, options)
                 if index == 0:
                     _check_first_batch([record for cell in cells for record in cell])
@@ -149,11 +149,7 @@ def collect_outcomes(
             found |= zip(numbers, cells, strict=True)
             if progress is not None:
                 progress(len(numbers))
-    records = [
-        {**record, "id": ids[number], "sample": sample}
-        for number in range(len(rows))
-        for sample, record in enumerate(found[number])
-    ]
+    records = [record for number in range(len(rows)) for record in found[number]]
     if not any(map(_has_answer, records)):
         raise ValueError(
             f"None of the {len(rows)} questions could be answered. The first: {records[0]['error']}. Mend the rows, or "
@@ -175,7 +171,7 @@ def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[d
     inputs = inputs.to(model.device)
     asked = [batch[place] for place in kept]
     branches = _branches(model)
-    if branches != [None]:
+    if branches == [False]:
 
         def route(inputs, rows):
             return model.route(**inputs).thinking_probability.tolist()
@@ -185,11 +181,15 @@ def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[d
                 _note(record, "router: ", probability, "thinking_probability")
     for branch in branches:
         for sample in range(len(cells[0])):
+            # The router is asked together with the first thinking answer, which saves reading the prompt once more:
+            # at threshold 0 it sends every question there.
+            asks_router = branch is True and sample == 0
+            choice = {"thinking_threshold": 0.0} if asks_router else {"thinking": branch}
 
-            def generate(inputs, rows, branch=branch, sample=sample):
+            def generate(inputs, rows, branch=branch, sample=sample, choice=choice):
                 torch.manual_seed(seed_of(seed, numbers[0], sample, int(bool(branch)), len(rows)))
                 started = time.perf_counter()
-                answers = generate_answers(model, processor, inputs, thinking=branch, **options)
+                answers = generate_answers(model, processor, inputs, **choice, **options)
                 seconds = (time.perf_counter() - started) / len(rows)
                 return [(answer, seconds) for answer in answers]
 
@@ -200,6 +200,9 @@ def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[d
                     _note(record, prefix, result)
                     continue
                 answer, seconds = result
+                if asks_router:
+                    for other in cells[place]:
+                        other["thinking_probability"] = answer.thinking_probability
                 mode = "thinking" if answer.thinking else "non_thinking"
                 record[f"correct_{mode}"] = _is_right(answer.text, batch[place], match)
                 record[f"tokens_{mode}"], record[f"seconds_{mode}"] = answer.tokens, seconds
@@ -317,27 +320,23 @@ def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperatu
         raise ValueError("\n".join(errors))
 
 
-def _question_ids(rows: Sequence[dict]) -> list[str]:
-    """The id of every row. An error for rows that cannot be answered and judged, or told apart."""
+def _read_questions(rows: Sequence[dict], processor) -> list[Question]:
+    """Every row as a question. An error for rows that cannot be answered and judged, or told apart."""
     if len(rows) == 0:
         raise ValueError("`rows` is empty, so there is nothing to answer.")
-    ids, seen = [], {}
+    questions, seen = [], {}
     for number, row in enumerate(stored_rows(rows)):
         for column in ("prompt", "solution", "task"):
             if row.get(column) is None:
                 raise ValueError(
                     f"Row {number} of `rows` has no {column!r}. Outcomes need `prompt`, `solution` and `task`."
                 )
-        ids.append(str(number) if row.get("id") is None else str(row["id"]))
-        first = seen.setdefault((row["task"], ids[-1]), number)
+        identity = str(number) if row.get("id") is None else str(row["id"])
+        first = seen.setdefault((row["task"], identity), number)
         if first != number:
             raise ValueError(
-                f"Rows {first} and {number} of `rows` both have id {ids[-1]!r} in task {row['task']!r}, so their "
+                f"Rows {first} and {number} of `rows` both have id {identity!r} in task {row['task']!r}, so their "
                 "outcomes could not be told apart. Give each question an id of its own, or drop the column."
             )
-    return ids
-
-
-def _without_images(rows: Sequence[dict]) -> Sequence[dict]:
-    """Rows of which no image is decoded."""
-    return rows if isinstance(rows, list) else stored_rows(rows)
+        questions.append(Question(row["task"], identity, row.get("subject"), prompt_length(row, processor)))
+    return questions
