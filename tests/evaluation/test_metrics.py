@@ -149,15 +149,20 @@ def routellm(strong, weak, score) -> dict:
 @pytest.mark.parametrize("seed", range(20))
 def test_call_performance_is_routellms(seed):
     generator = np.random.default_rng(seed)
-    right = (generator.random((100, 2)) < (0.4, 0.7) if seed % 2 else generator.random((100, 2)) < (0.7, 0.4)).astype(
-        float
-    )
+    right = (generator.random((100, 2)) < ((0.4, 0.7) if seed % 2 else (0.7, 0.4))).astype(float)
     probability = generator.permutation(100) / 100
-    strong, weak, score = (
-        (right[:, 1], right[:, 0], probability) if seed % 2 else (right[:, 0], right[:, 1], -probability)
-    )
-    found = call_performance(right, probability)
-    assert found == {name: pytest.approx(value) for name, value in routellm(strong, weak, score).items()}
+    expected = routellm(right[:, 1], right[:, 0], probability)
+    if right[:, 1].mean() < right[:, 0].mean():
+        expected = routellm(right[:, 0], right[:, 1], -probability)
+    assert call_performance(right, probability) == {name: pytest.approx(value) for name, value in expected.items()}
+
+
+def test_hacc_wants_the_cheaper_branch_where_both_are_alike():
+    right, tokens = np.array([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]), np.array([[5.0, 9.0], [5.0, 9.0], [5.0, 9.0]])
+    assert hacc(right, tokens, np.array([False, False, True])) == 1.0
+    assert hacc(right, tokens, np.array([True, True, False])) == 0.0
+    assert hacc(right, tokens[:, ::-1], np.array([True, True, True])) == 1.0
+    assert hacc(right, np.full((3, 2), 5.0), np.array([True, False, True])) == 1.0
 
 
 @settings(deadline=None, max_examples=60)

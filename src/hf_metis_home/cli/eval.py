@@ -16,7 +16,7 @@ The same command again goes on where a run was killed.
 import sys
 from dataclasses import asdict, dataclass, field
 
-from ._run import run_verb
+from ._run import print_statement, run_verb
 
 
 @dataclass
@@ -54,12 +54,13 @@ def main(argv: list[str] | None = None) -> int:
 def _eval(arguments: EvalArguments) -> None:
     from .._extras import require_extra
 
-    require_extra("eval", "datasets", "pyarrow", "math_verify")
+    require_extra("eval", "datasets", "pyarrow", "math_verify", "matplotlib")
     from .._folders import check_output_dir, staged_folder
     from ..data.work_file import WorkFile
     from ..evaluation.evaluation_run import answer_all, settings_of, write_run
     from ..evaluation.outcomes import write_outcomes
     from ..evaluation.questions import load_questions, write_questions
+    from ..evaluation.report import write_report
     from ._models import load_model
 
     output_dir = check_output_dir(arguments.output_dir)
@@ -78,34 +79,18 @@ def _eval(arguments: EvalArguments) -> None:
             write_outcomes(outcomes, staging / "outcomes.parquet")
             write_questions(rows, staging / "questions.parquet")
             write_run(staging / "run.json", given, model, settings, sources, outcomes, seconds)
+            results = write_report(staging, staging)
         work.path.unlink()
     finally:
         work.close()
-    _print_summary(outcomes, getattr(model.config, "thinking_threshold", None))
-    failed = sum(error is not None for error in outcomes["error"])
+    print_statement(results)
+    failed = results["tasks"]["all"]["failed"]
     print(
         f"Wrote {len(outcomes):,} outcomes to {output_dir}/outcomes.parquet"
         + (f", {failed:,} of them failed, with the reason in the column `error`" if failed else "")
-        + ". Next: metis-home fit-router --outcomes, to send each question where it pays."
+        + f". Next: open {output_dir}/report.html, or metis-home fit-router --outcomes, to send each question where "
+        "it pays."
     )
-
-
-def _print_summary(outcomes, threshold: float | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..evaluation.summary import summarise_outcomes
-
-    summary = summarise_outcomes(outcomes.filter(lambda row: row["error"] is None), threshold)
-    columns = list(dict.fromkeys(name for cells in summary.values() for name in cells))
-    labels = [name.replace("_", "\n", 1).replace("_", "-") for name in columns]
-    table = Table("", *labels, box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for task, cells in summary.items():
-        values = [cells.get(name) for name in columns]
-        table.add_row(task, *("–" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
-    Console(highlight=False).print(table)
 
 
 if __name__ == "__main__":
