@@ -1,9 +1,14 @@
 """The report: one file that loads nothing, keeps text as text, and shows what the table says."""
 
+import io
 import json
+import os
 import re
+import shutil
+import subprocess
 
 import pytest
+from PIL import Image
 
 from hf_metis_home.evaluation.report import write_report
 from hf_metis_home.evaluation.wrong_routes import IMAGE_SIDE, LONGEST_TEXT, SAMPLES
@@ -140,11 +145,6 @@ def test_thirty_tasks_with_subjects(report):
 
 
 def test_page_stays_small(report):
-    import io
-    import os
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.frombytes("RGB", (600, 600), os.urandom(600 * 600 * 3)).save(buffer, "PNG")
     long = "<" * 50_000
@@ -177,3 +177,19 @@ def test_parquet_alone_will_do(tmp_path):
     folder = write_folder(tmp_path / "outcomes", ROWS, run={"thinking_threshold": 0.85})
     found = write_report(folder / "outcomes.parquet", tmp_path / "report")
     assert found["threshold"] == 0.85
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium to draw the page")
+def test_browser_draws_it_light_and_dark(report, tmp_path):
+    report(questions={})
+    page, corners = (tmp_path / "report" / "report.html").as_uri(), {}
+    for scheme, number in (("dark", 0), ("light", 1)):
+        picture = tmp_path / f"{scheme}.png"
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+        options += [f"--blink-settings=preferredColorScheme={number}", "--window-size=600,2000"]
+        command = ["chromium", *options, f"--screenshot={picture}", page]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        with Image.open(picture) as image:
+            corners[scheme] = image.convert("L").getpixel((2, 2))
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 100  # text and plots, not a blank page
+    assert corners["dark"] < 50 and corners["light"] > 200

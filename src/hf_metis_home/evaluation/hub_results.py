@@ -11,6 +11,7 @@ Results in the two forms that the Hub reads.
 import re
 
 from .page import known, percent
+from .policies import own_policy
 
 
 MODES = {"router": "", "model": "", "thinking": ", always thinking", "non_thinking": ", never thinking"}
@@ -114,11 +115,6 @@ def eval_results(
 def slug(text: str) -> str:
     """`text` as the name of a dataset or a file may be: letters, digits, `-`, `_` and `.`, not hidden."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:96] or "task"
-
-
-def own_policy(policies: dict) -> str | None:
-    """The policy that a user of the model gets without asking for a mode."""
-    return next((name for name in ("router", "model") if policies.get(name) is not None), None)
 
 
 def _figures(cells: dict) -> list[tuple[str, str, float]]:

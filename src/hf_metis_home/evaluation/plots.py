@@ -5,8 +5,8 @@ import warnings
 from pathlib import Path
 
 from .._extras import require_extra
-from .hub_results import own_policy
 from .page import known
+from .policies import own_policy, policies_of
 
 
 require_extra("eval", "matplotlib")
@@ -14,14 +14,11 @@ require_extra("eval", "matplotlib")
 from matplotlib.figure import Figure  # noqa: E402
 
 
-STYLES = {
-    "router": ("Router", "D", "#1f5fd0"),
-    "thinking": ("All thinking", "v", "#c8324f"),
-    "non_thinking": ("All non-thinking", "s", "#12855a"),
-    "random": ("Random", "x", "#6b7583"),
-    "oracle": ("Oracle", "^", "#c2620a"),
-}
-BASELINES = ("#9a3fb0", "#8a6d00", "#00798c", "#5b6675")
+MARKERS = {"diamond": "D", "down": "v", "square": "s", "cross": "x", "up": "^", "plus": "P", "circle": "o"}
+COLORS = {
+    "blue": "#1f5fd0", "red": "#c8324f", "green": "#12855a", "gray": "#6b7583", "orange": "#c2620a",
+    "purple": "#9a3fb0",
+}  # fmt: skip
 DPI = 150
 
 
@@ -53,7 +50,7 @@ def write_plots(metrics: dict, folder: str | Path) -> list[Path]:
             writer.writeheader()
             writer.writerows(rows)
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        draw(figure, rows)
+        draw(figure, rows, metrics)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names in other scripts: a box each
             figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
@@ -103,48 +100,33 @@ def reliability_rows(metrics: dict) -> list[dict]:
     ]
 
 
-def _draw_pareto(figure: Figure, rows: list[dict]) -> None:
+def _draw_pareto(figure: Figure, rows: list[dict], metrics: dict) -> None:
     axes = figure.add_subplot()
     pooled = [row for row in rows if row["task"] == "all"]
     curve = sorted((row for row in pooled if row["policy"] == "curve"), key=lambda row: row["tokens"])
     if curve:
         x, y = [row["tokens"] for row in curve], [100 * row["accuracy"] for row in curve]
-        axes.plot(x, y, color=STYLES["router"][2], linewidth=1.2, alpha=0.6, label="Router, every threshold")
-    baselines = 0
-    for row in pooled:
-        if row["policy"] == "curve":
-            continue
-        if row["policy"] in STYLES:
-            title, marker, color = STYLES[row["policy"]]
-        else:
-            title, marker, color = row["policy"], "P", BASELINES[baselines % len(BASELINES)]
-            baselines += 1
-        accuracy = row["accuracy"]
-        error = None
-        if known(row["low"]) and known(row["high"]):
-            error = [[100 * max(accuracy - row["low"], 0)], [100 * max(row["high"] - accuracy, 0)]]
-        axes.errorbar(
-            row["tokens"],
-            100 * accuracy,
-            error,
-            fmt=marker,
-            color=color,
-            markersize=7,
-            elinewidth=1,
-            label=_plain(title),
-        )
+        axes.plot(x, y, color=COLORS["blue"], linewidth=1.2, alpha=0.6, label="Router, every threshold")
+    for policy in policies_of(metrics):
+        for row in pooled:
+            if row["policy"] == policy.name:
+                accuracy, error = row["accuracy"], None
+                if known(row["low"]) and known(row["high"]):
+                    error = [[100 * max(accuracy - row["low"], 0)], [100 * max(row["high"] - accuracy, 0)]]
+                style = {"fmt": MARKERS[policy.shape], "color": COLORS[policy.color], "markersize": 7, "elinewidth": 1}
+                axes.errorbar(row["tokens"], 100 * accuracy, error, label=_plain(policy.title), **style)
     axes.set(xlabel="mean generated tokens", ylabel="accuracy, %")
     axes.set_xlim(left=0)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
 
 
-def _draw_thinking_ratio(figure: Figure, rows: list[dict]) -> None:
+def _draw_thinking_ratio(figure: Figure, rows: list[dict], metrics: dict) -> None:
     tasks = [row for row in rows if row["subject"] is None]
     figure.set_size_inches(6.4, 1.2 + 0.3 * len(tasks))
     axes = figure.add_subplot()
     places = range(len(tasks))
-    axes.barh(places, [100 * row["thinking_ratio"] for row in tasks], color=STYLES["thinking"][2], height=0.6)
+    axes.barh(places, [100 * row["thinking_ratio"] for row in tasks], color=COLORS["red"], height=0.6)
     oracle = [(place, 100 * row["oracle"]) for place, row in zip(places, tasks, strict=True) if known(row["oracle"])]
     if oracle:
         axes.plot([x for _, x in oracle], [y for y, _ in oracle], "|", color="black", markersize=11, label="oracle")
@@ -154,14 +136,14 @@ def _draw_thinking_ratio(figure: Figure, rows: list[dict]) -> None:
     axes.invert_yaxis()
 
 
-def _draw_reliability(figure: Figure, rows: list[dict]) -> None:
+def _draw_reliability(figure: Figure, rows: list[dict], metrics: dict) -> None:
     figure.set_size_inches(4.6, 4.4)
     axes = figure.add_subplot()
-    axes.plot([0, 100], [0, 100], "--", color="#6b7583", linewidth=1)
+    axes.plot([0, 100], [0, 100], "--", color=COLORS["gray"], linewidth=1)
     most = max(row["n"] for row in rows)
     sizes = [20 + 180 * row["n"] / most for row in rows]
     x, y = [100 * row["probability"] for row in rows], [100 * row["thinking_pays"] for row in rows]
-    axes.scatter(x, y, sizes, color=STYLES["router"][2], alpha=0.7, clip_on=False)
+    axes.scatter(x, y, sizes, color=COLORS["blue"], alpha=0.7, clip_on=False)
     axes.set(xlabel="router's probability of thinking, %", ylabel="questions where thinking pays, %")
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
 

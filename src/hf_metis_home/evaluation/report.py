@@ -6,7 +6,6 @@ Everything comes from the table and from what lies beside it; nothing is generat
 
 import json
 import shlex
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from .metrics import evaluate_outcomes
 from .outcomes import read_outcomes
 from .page import Frame, frame_to, known, place_labels, render_page
 from .plots import reliability_rows, thinking_ratio_rows, write_plots
+from .policies import Policy, policies_of
 from .statement import statement
 from .wrong_routes import shorten, wrong_routes
 
@@ -36,29 +36,6 @@ ROUTER_COLUMNS = {
     "nauc": "nAUC",
     "ece": "ECE",
 }
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A way to choose the mode of an answer, or a model beside ours: how it is called and drawn."""
-
-    name: str  # in the metrics
-    key: str  # in the style sheet
-    title: str
-    shape: str
-    color: str
-    meaning: str
-
-
-POLICIES = (
-    Policy("router", "router", "Router", "diamond", "blue", "the router picks a branch for each question"),
-    Policy("thinking", "always", "All thinking", "down", "red", "every question is thought over"),
-    Policy("non_thinking", "never", "All non-thinking", "square", "green", "every question is answered directly"),
-    Policy("random", "random", "Random", "cross", "gray", "thinks as often as the router, at random"),
-    Policy("oracle", "oracle", "Oracle", "up", "orange", "thinks where only that is right: a bound, not a model"),
-)
-BASELINE_SHAPES = ("plus", "circle")
-BASELINE_COLORS = ("purple", "gray", "orange", "green")
 
 
 def write_report(
@@ -122,7 +99,7 @@ def write_report(
         model=model,
         tasks=metrics["tasks"],
         names=[task for task in metrics["tasks"] if task != "all"],
-        policies=(policies := _policies(metrics)),
+        policies=(policies := policies_of(metrics)),
         routed="router" in metrics["tasks"]["all"]["policies"],
         threshold=threshold,
         threshold_source=threshold_source,
@@ -203,17 +180,6 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _policies(metrics: dict) -> list[Policy]:
-    """The policies that any task has, ours first, each baseline with a shape and a colour of its own."""
-    names = dict.fromkeys(name for cells in metrics["tasks"].values() for name in cells["policies"])
-    others = [name for name in names if name not in {policy.name for policy in POLICIES}]
-    baselines = []
-    for number, name in enumerate(others):
-        shape, color = BASELINE_SHAPES[number % 2], BASELINE_COLORS[number % len(BASELINE_COLORS)]
-        baselines.append(Policy(name, f"baseline-{number}", name, shape, color, "a dense model"))
-    return [policy for policy in POLICIES if policy.name in names] + baselines
-
-
 def _plots(metrics: dict, policies: list[Policy]) -> dict[str, dict]:
     """Task to its plot of accuracy against tokens, all questions first."""
     order = ["all", *(task for task in metrics["tasks"] if task != "all")]
@@ -228,7 +194,7 @@ def _pareto(cells: dict, curve: list[dict] | None, policies: list[Policy]) -> di
     curve = curve[:: -(-len(curve) // CURVE_POINTS)] + curve[-1:] if curve else []
     heights = [height for _, cell in pairs for height in _interval(cell)] + [point["accuracy"] for point in curve]
     start, end = _span(heights)
-    frame = frame_to(max([cell["tokens"] for _, cell in pairs], default=1.0), y_start=start, y_end=end, right=130)
+    frame = frame_to(max([cell["tokens"] for _, cell in pairs], default=1.0), y_start=start, y_end=end)
     marks = []
     for policy, cell in pairs:
         low, high = _interval(cell)
