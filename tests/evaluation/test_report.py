@@ -173,6 +173,14 @@ def test_wrong_paths_say_what_to_give(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+def test_report_of_an_evaluation_that_is_not_finished_names_its_final_place(tmp_path):
+    folder = write_folder(tmp_path / ".out.partial", ROWS, run={"arguments": {"output_dir": "runs/out"}})
+    write_report(folder, folder)
+    page = Page((folder / "report.html").read_text("utf-8"))
+    assert "metis-home report --outcomes runs/out --output_dir report" in page.shown
+    assert ".partial" not in page.shown and (folder / "outcomes.parquet").is_file()
+
+
 def test_parquet_alone_will_do(tmp_path):
     folder = write_folder(tmp_path / "outcomes", ROWS, run={"thinking_threshold": 0.85})
     found = write_report(folder / "outcomes.parquet", tmp_path / "report")

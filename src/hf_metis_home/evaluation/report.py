@@ -83,7 +83,8 @@ def write_report(
     metrics = evaluate_outcomes(
         table, threshold, baselines={name: read_outcomes(path) for name, path in paths.items()} or None
     )
-    model = _model_name(run, table_path)
+    shown = _shown_path(outcomes, Path(output_dir), run)
+    model = Path(str((run.get("arguments") or {}).get("model_name_or_path") or shown)).resolve().name
     results = {**metrics, "run": run}
 
     output_dir = Path(output_dir)
@@ -111,8 +112,8 @@ def write_report(
         leakage_columns={},
         failed=_failed(frame),
         wrong=wrong_routes(frame, threshold, questions if questions.is_file() else None),
-        command=_command(outcomes, given, baselines),
-        made=_made(table_path, table, paths),
+        command=_command(shown, given, baselines),
+        made=_made(shown, table, paths),
         described=_described(run),
     )
     (output_dir / "report.html").write_text(page, encoding="utf-8")
@@ -162,9 +163,15 @@ def _threshold(given: float | None, run: dict) -> tuple[float, str]:
     return DEFAULT_THRESHOLD, ", the default of the configuration"
 
 
-def _model_name(run: dict, path: Path) -> str:
-    name = (run.get("arguments") or {}).get("model_name_or_path")
-    return Path(str(name)).name if name else path.resolve().parent.name
+def _shown_path(outcomes: str | Path, output_dir: Path, run: dict) -> str:
+    """
+    Where a reader finds the outcomes.
+
+    A report that is written into their own folder is part of an evaluation that is not finished: the folder has a
+    passing name, and gets the one that was asked for at the end.
+    """
+    final = (run.get("arguments") or {}).get("output_dir")
+    return str(final) if final and Path(outcomes).resolve() == output_dir.resolve() else str(outcomes)
 
 
 def _write_eval_results(folder: Path, metrics: dict, run: dict) -> None:
@@ -265,14 +272,14 @@ def _failed(frame) -> dict:
     return {"n": len(rows), "reasons": reasons[:REASONS], "more": len(reasons) > REASONS}
 
 
-def _command(outcomes: str | Path, threshold: float | None, baselines: dict | None) -> str:
-    words = ["metis-home", "report", "--outcomes", str(outcomes)]
+def _command(outcomes: str, threshold: float | None, baselines: dict | None) -> str:
+    words = ["metis-home", "report", "--outcomes", outcomes]
     words += ["--baselines", *(f"{name}={path}" for name, path in baselines.items())] if baselines else []
     words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
     return shlex.join([*words, "--output_dir", "report"])
 
 
-def _made(path: Path, table, baselines: dict[str, Path]) -> dict[str, str]:
+def _made(path: str, table, baselines: dict[str, Path]) -> dict[str, str]:
     from importlib.metadata import version
 
     facts = {"written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "hf-metis-home": version("hf-metis-home")}
