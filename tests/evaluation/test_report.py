@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from PIL import Image
 
-from hf_metis_home.evaluation.report import write_report
+from hf_metis_home.evaluation.report import _span, write_report
 from hf_metis_home.evaluation.wrong_routes import IMAGE_SIDE, LONGEST_TEXT, SAMPLES
 from tests.evaluation.report_common import dense_outcome, outcome, write_folder
 from tests.lab.test_report import LOADING, NASTY, Page
@@ -78,6 +78,16 @@ def test_samples_are_what_the_router_got_wrong(report):
     assert "Thinking 30 tok ✗ wrong" in needless and "Non-thinking 6 tok ✓ right" in needless
 
 
+def test_samples_are_the_surest_of_every_task_in_turn(report):
+    needless = {"correct_non_thinking": True, "thinking_probability": 0.9}
+    rows = [outcome(number, **needless, correct_thinking=True) for number in range(20)]
+    rows += [outcome(20, **needless, correct_thinking=False), outcome(21, **needless | {"thinking_probability": 0.99})]
+    rows += [outcome(22, **needless, task="rare", correct_thinking=True)]
+    shown = report(rows).shown.split("Thought over without need")[1]
+    assert re.findall(r"(\w+) · (\d+)", shown)[:4] == [("sums", "20"), ("rare", "22"), ("sums", "21"), ("sums", "0")]
+    assert len(re.findall(r"· \d+ thinking", shown)) == SAMPLES and f"{SAMPLES} of 23" in shown
+
+
 def test_text_of_outcomes_and_questions_stays_text(report):
     def page(text: str) -> Page:
         fields = ("task", "subject", "text_thinking", "text_non_thinking", "error")
@@ -135,6 +145,13 @@ def test_baselines(report, tmp_path):
     assert "mixed data : a dense model" in page.shown
     assert "The dense model 'mixed data' gives" in page.shown
     assert f"--baselines 'mixed data={dense}'" in page.shown
+
+
+def test_plot_holds_all_its_marks():
+    for shares in ([0.361, 0.929], [0.92, 0.95], [0.5], [0.0, 0.02], [0.999, 1.0], []):
+        start, end = _span(shares)
+        assert end - start > 0.199
+        assert all(start <= share <= end for share in shares) and 0 <= start < end <= 1
 
 
 def test_thirty_tasks_with_subjects(report):

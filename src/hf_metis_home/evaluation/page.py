@@ -79,8 +79,8 @@ class Frame:
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
         span = self.y_end - self.y_start
-        step = 0.25 if span == 1 else 0.05 if span <= 0.25 else 0.1
-        shares = [self.y_start + index * step for index in range(round(span / step) + 1)]
+        step = 0.25 if span == 1 else 0.2 if span > 0.55 else 0.1 if span > 0.25 else 0.05
+        shares = [self.y_start + index * step for index in range(int(span / step + 1e-6) + 1)]
         return [(self.y(share), f"{100 * share:.0f}") for share in shares]
 
 

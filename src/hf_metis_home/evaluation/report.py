@@ -5,6 +5,7 @@ Everything comes from the table and from what lies beside it; nothing is generat
 """
 
 import json
+import math
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,7 +227,8 @@ def _span(shares: list[float]) -> tuple[float, float]:
     """Ends of an axis in tenths, around the shares and at least two tenths long."""
     if not shares:
         return 0.0, 1.0
-    start, end = int(10 * min(shares) + 1e-9), -int(-10 * max(shares) + 1e-9)
+    start, end = math.floor(10 * min(shares) + 1e-9), math.ceil(10 * max(shares) - 1e-9)
+    start, end = max(start, 0), min(end, 10)
     while end - start < 2:
         start, end = max(start - 1, 0), min(end + 1, 10)
     return start / 10, end / 10

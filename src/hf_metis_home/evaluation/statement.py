@@ -56,7 +56,7 @@ def _others(policies: dict) -> list[str]:
         points = 100 * (router["accuracy"] - cell["accuracy"])
         tokens = f", with {decimal(cell['tokens'])} tokens" if known(cell.get("tokens")) else ""
         who = "Thinking just as often, but at random, gives" if name == "random" else f"The dense model {name!r} gives"
-        sentences.append(f"{who} {_accuracy(cell)}{tokens}: the router is {_points(points)} {_apart(router, cell)}.")
+        sentences.append(f"{who} {_accuracy(cell)}{tokens}: the router is {_points(points)}{_apart(router, cell)}.")
     return sentences
 
 
@@ -67,9 +67,9 @@ def _points(points: float) -> str:
 def _apart(one: dict, other: dict) -> str:
     """Whether two intervals are apart. Overlapping ones do not prove that there is no difference."""
     if not (one.get("interval") and other.get("interval")):
-        return "it"
+        return ""
     apart = one["interval"][0] > other["interval"][1] or other["interval"][0] > one["interval"][1]
-    return "it, more than the intervals allow for chance" if apart else "it, with intervals that overlap"
+    return "; the intervals do not overlap" if apart else "; the intervals overlap"
 
 
 def _oracle(cells: dict, policies: dict) -> str | None:
