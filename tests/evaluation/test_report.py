@@ -128,7 +128,7 @@ def test_failed_rows_are_told_with_their_reasons(report):
     assert "3 rows with an error" in page.shown
     assert "thinking: out of memory (4 GiB) 2 sums 8" in page.shown
     assert "non_thinking: the picture is broken 1 sums 10" in page.shown
-    assert "3 of 11 rows have no answer" in page.shown
+    assert "3 of 11 rows failed" in page.shown
     assert not re.search(r"\b(nan|NaN)\b", page.shown)
 
 

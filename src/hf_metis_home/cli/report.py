@@ -10,12 +10,11 @@ Beside dense models that answered the same questions, and at another threshold:
 """
 
 import sys
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ._arguments import UsageError
-from ._run import run_verb
+from ._run import print_statement, run_verb
 
 
 @dataclass
@@ -43,12 +42,10 @@ def _report(arguments: ReportArguments) -> None:
     require_extra("eval", "datasets", "pyarrow", "matplotlib")
     from .._folders import staged_folder
     from ..evaluation.report import write_report
-    from ..evaluation.statement import statement
 
     with staged_folder(arguments.output_dir) as staging:
         results = write_report(arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines)
-    for sentence in statement(results):
-        print(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  "))
+    print_statement(results)
     print(
         f"Wrote report.html, results.json, model_index.json and plots/ to {arguments.output_dir}. Next: open "
         f"{Path(arguments.output_dir) / 'report.html'} in a browser."

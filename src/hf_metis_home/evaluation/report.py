@@ -38,6 +38,12 @@ ROUTER_COLUMNS = {
     "ece": "ECE",
 }
 
+LEAKAGE_COLUMNS = {
+    "reflective": "reflective words",
+    "thought": "reasoning around the answer",
+    "tokens": "tokens, non-thinking",
+}
+
 
 def write_report(
     outcomes: str | Path,
@@ -110,7 +116,7 @@ def write_report(
         router_columns=ROUTER_COLUMNS,
         ratios=_ratios(metrics),
         reliability=_reliability(metrics),
-        leakage_columns={},
+        leakage_columns=LEAKAGE_COLUMNS,
         failed=_failed(frame),
         wrong=wrong_routes(frame, threshold, questions if questions.is_file() else None),
         command=_command(shown, given, baselines),

@@ -85,7 +85,7 @@ def _oracle(cells: dict, policies: dict) -> str | None:
 def _failed(cells: dict) -> str | None:
     if not cells.get("failed"):
         return None
-    return f"{cells['failed']:,} of {cells['n']:,} rows have no answer, for the reasons below."
+    return f"{cells['failed']:,} of {cells['n']:,} rows failed, for the reasons in the report, and count as wrong."
 
 
 def _accuracy(cell: dict) -> str:
