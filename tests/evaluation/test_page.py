@@ -1,6 +1,6 @@
 """What the reports share: pages, plots, numbers."""
 
-from hf_metis_home.evaluation.page import LINE_HEIGHT, Frame, frame_to, place_labels
+from hf_metis_home.evaluation.page import LINE_HEIGHT, Frame, frame_to, percent, place_labels
 
 
 def test_names_of_marks_do_not_overlap():
@@ -19,3 +19,10 @@ def test_frame_puts_values_where_the_ticks_say():
     assert [label for _, label in frame.y_ticks] == ["60", "70", "80", "90"]
     assert frame.y(0.9) == frame.top == frame.y(1.5) and frame.y(0.6) == frame.height - frame.bottom == frame.y(0.0)
     assert [frame.y(share / 100) for share in (60, 70, 80, 90)] == [place for place, _ in frame.y_ticks]
+
+
+def test_percent():
+    assert [percent(value) for value in (0.93764, -0.0001, -0.013, None, float("nan"))] == [
+        "93.8", "0.0", "-1.3", "–", "–",
+    ]  # fmt: skip
+    assert percent(0.5, 0, " %") == "50 %"

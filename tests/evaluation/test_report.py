@@ -128,7 +128,7 @@ def test_failed_rows_are_told_with_their_reasons(report):
     assert "3 rows with an error" in page.shown
     assert "thinking: out of memory (4 GiB) 2 sums 8" in page.shown
     assert "non_thinking: the picture is broken 1 sums 10" in page.shown
-    assert "3 of 11 rows have no answer" in page.shown
+    assert "3 of 11 rows failed" in page.shown
     assert not re.search(r"\b(nan|NaN)\b", page.shown)
 
 
@@ -136,6 +136,9 @@ def test_table_of_a_dense_model(report):
     page = report([dense_outcome(number) for number in range(8)], {})
     assert "What the router is worth" not in page.shown and "Where the router was wrong" not in page.shown
     assert "50 % · 18.0 tok" in page.shown
+    assert "The model's answers are right on 50.0 %" in page.shown
+    one_mode = report([dense_outcome(number, task=f"task {number % 2}") for number in range(8)])
+    assert "Model : answers as it will" in one_mode.shown and "All thinking" not in one_mode.shown
     assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
 
 

@@ -76,15 +76,17 @@ def evaluate_outcomes(
     dense = {name: _baseline(name, other.to_pandas(), table) for name, other in (baselines or {}).items()}
     parts = {task: part for task, part in table.groupby("task", sort=False)} | {"all": table}
     metrics = {"threshold": threshold, "tasks": {}, "subjects": {}, "curve": {}, "reliability": {}}
+    whole = Rows(table, threshold)
+    own_choice = len(whole.branches) == 2 and not whole.both
     for task, part in parts.items():
-        rows = Rows(part, threshold)
+        rows = Rows(part, threshold, own_choice)
         others = {name: Rows(o if task == "all" else o[o["task"] == task], threshold) for name, o in dense.items()}
         metrics["tasks"][task] = _cells(rows, others, seed, draws)
         if rows.both:
             metrics["curve"][task] = _curve(rows)
         if task != "all" and part["subject"].notna().any():
             metrics["subjects"][task] = {
-                subject: _subject(Rows(group, threshold)) for subject, group in part.groupby("subject")
+                subject: _subject(Rows(group, threshold, own_choice)) for subject, group in part.groupby("subject")
             }
         if task == "all" and rows.both:
             metrics["reliability"]["all"] = reliability(rows.right, rows.probability)
@@ -94,8 +96,8 @@ def evaluate_outcomes(
 class Rows:
     """Columns of a table of outcomes as arrays, column 1 thinking; a missing answer is wrong and NaN long."""
 
-    def __init__(self, table, threshold: float):
-        self.table = table
+    def __init__(self, table, threshold: float, own_choice: bool = False):
+        self.table, self.own_choice = table, own_choice
         # `object` columns hold None where a model left them empty.
         number = {
             kind: np.stack([table[f"{kind}_{branch}"].astype(float).to_numpy() for branch in BRANCHES], axis=1)
@@ -122,7 +124,7 @@ class Rows:
                 "random": np.nanmean(self.thinking) * ones,
                 "oracle": (self.right[:, 1] > self.right[:, 0]).astype(float),
             }
-        if len(self.branches) == 2:  # a dense model, which chose itself
+        if self.own_choice or len(self.branches) == 2:  # a dense model, also where it chose the same mode throughout
             mode = self.answered[:, 1].astype(float)
             return {"model": np.where(self.answered.any(axis=1), mode, np.nan)}
         return {branch: np.full(len(self.table), float(branch == "thinking")) for branch in self.branches}

@@ -123,7 +123,8 @@ def known(value: float | None) -> bool:
 
 
 def percent(value: float | None, digits: int = 1, unit: str = "") -> str:
-    return f"{100 * value:.{digits}f}{unit}" if known(value) else "–"
+    # Plus zero, which takes the sign of what is rounded to minus zero.
+    return f"{round(100 * value, digits) + 0.0:.{digits}f}{unit}" if known(value) else "–"
 
 
 def decimal(value: float | None, digits: int = 1) -> str:

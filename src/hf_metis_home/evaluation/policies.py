@@ -29,6 +29,7 @@ class Policy:
 
 OURS = (
     Policy("router", "router", "Router", "diamond", "blue", "the router picks a branch for each question"),
+    Policy("model", "model", "Model", "diamond", "blue", "answers as it will, with a thought or without"),
     Policy("thinking", "always", "All thinking", "down", "red", "every question is thought over"),
     Policy("non_thinking", "never", "All non-thinking", "square", "green", "every question is answered directly"),
     Policy("random", "random", "Random", "cross", "gray", "thinks as often as the router, at random"),
@@ -51,4 +52,6 @@ def policies_of(metrics: dict) -> list[Policy]:
 
 def own_policy(policies: dict) -> str | None:
     """The policy that a user of the model gets without asking for a mode."""
-    return next((name for name in ("router", "model") if policies.get(name) is not None), None)
+    return next(
+        (name for name in ("router", "model", "thinking", "non_thinking") if policies.get(name) is not None), None
+    )

@@ -38,7 +38,11 @@ ROUTER_COLUMNS = {
     "ece": "ECE",
 }
 
-LEAKAGE_COLUMNS = {"reflective": "reflective words", "thought": "reasoning around the answer", "tokens": "tokens"}
+LEAKAGE_COLUMNS = {
+    "reflective": "reflective words",
+    "thought": "reasoning around the answer",
+    "tokens": "tokens, non-thinking",
+}
 
 
 def write_report(

@@ -16,8 +16,14 @@ def statement(metrics: dict) -> list[str]:
     """
     cells = metrics["tasks"]["all"]
     policies = {name: cell for name, cell in cells["policies"].items() if cell and known(cell["accuracy"])}
-    sentences = [_router(cells, policies), _branches(policies), _oracle(cells, policies), _failed(cells)]
-    sentences[2:2] = _others(policies)
+    sentences = [
+        _router(cells, policies),
+        _model(policies),
+        _branches(policies),
+        _oracle(cells, policies),
+        _failed(cells),
+    ]
+    sentences[3:3] = _others(policies)
     return [sentence for sentence in sentences if sentence]
 
 
@@ -33,6 +39,16 @@ def _router(cells: dict, policies: dict) -> str | None:
         saved = cells["tokens_saved"]
         text += f", {percent(abs(saved))} % {'fewer' if saved >= 0 else 'more'} than thinking always"
     return text + "."
+
+
+def _model(policies: dict) -> str | None:
+    model = policies.get("model")
+    if model is None:
+        return None
+    return (
+        f"The model's answers are right on {_accuracy(model)}, with {decimal(model['tokens'])} tokens each on average; "
+        f"{percent(model['thinking_ratio'])} % of them have a thought."
+    )
 
 
 def _branches(policies: dict) -> str | None:
@@ -85,7 +101,7 @@ def _oracle(cells: dict, policies: dict) -> str | None:
 def _failed(cells: dict) -> str | None:
     if not cells.get("failed"):
         return None
-    return f"{cells['failed']:,} of {cells['n']:,} rows have no answer, for the reasons below."
+    return f"{cells['failed']:,} of {cells['n']:,} rows failed, for the reasons in the report, and count as wrong."
 
 
 def _accuracy(cell: dict) -> str:
