@@ -42,7 +42,9 @@ def test_the_folder(folder, tmp_path, capsys):
     assert eval_verb.main(flags(folder, out, "--limit", "6")) == 0
     printed = capsys.readouterr().out
     assert f"Wrote 6 outcomes to {out}/outcomes.parquet. Next" in printed and "thinking" in printed
-    assert {file.name for file in out.iterdir()} == {"outcomes.parquet", "questions.parquet", "run.json"}
+    assert {file.name for file in out.iterdir()} == {
+        "outcomes.parquet", "questions.parquet", "run.json", "report.html", "results.json", "model_index.json", "plots",
+    }  # fmt: skip
     assert [file.name for file in tmp_path.iterdir()] == ["out"]  # the work file is gone
     outcomes = read_outcomes(out / "outcomes.parquet")
     questions = parquet.read_table(out / "questions.parquet").to_pylist()
