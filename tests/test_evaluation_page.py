@@ -53,7 +53,10 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
         program, *words = shlex.split(command)
         assert program == "metis-home" and main(words) == 0, command
         written = {file.name for file in Path(words[words.index("--output_dir") + 1]).iterdir()}
-        assert written == {"outcomes.parquet", "questions.parquet", "run.json"}
+        assert written == {
+            "outcomes.parquet", "questions.parquet", "run.json",
+            "report.html", "results.json", "model_index.json", "plots",
+        }  # fmt: skip
         assert all(f"`{name}`" in text for name in written)
     assert set(read_outcomes("outcomes/outcomes.parquet")["task"]) == set(TASKS)
     mixed = read_outcomes("outcomes-mixed/outcomes.parquet")
