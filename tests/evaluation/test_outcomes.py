@@ -9,8 +9,14 @@ from datasets import Dataset, Features, Image, List, Value
 from hf_metis_home.data.work_file import WorkFile
 from hf_metis_home.evaluation import answer_rows
 from hf_metis_home.evaluation.accuracy import is_correct
-from hf_metis_home.evaluation.batches import Question, plan_batches, prompt_length
-from hf_metis_home.evaluation.outcomes import COLUMNS, collect_outcomes, read_outcomes, write_outcomes
+from hf_metis_home.evaluation.batches import Question, plan_batches
+from hf_metis_home.evaluation.outcomes import (
+    COLUMNS,
+    _read_questions,
+    collect_outcomes,
+    read_outcomes,
+    write_outcomes,
+)
 from tests.evaluation import test_accuracy
 from tests.evaluation.test_accuracy import ROWS, row
 from tests.fixtures_text import tiny_word_level
@@ -289,7 +295,8 @@ def test_a_row_that_says_why_it_fails_is_not_asked(hybrid, outcomes):
 
 def test_batches_have_rows_of_one_task_and_length(hybrid):
     rows = [row("is it red?" * n, task=task) for n, task in ((3, "a"), (1, "b"), (1, "a"), (2, "b"), (2, "a"))]
-    questions = [Question(one["task"], "", None, prompt_length(one, hybrid[1])) for one in rows]
+    questions = _read_questions(rows, hybrid[1])
+    assert questions[2] == Question("a", "2", None, questions[1].length) and questions[0].length > questions[4].length
     assert plan_batches(questions, 2) == [[2, 4], [0, 1], [3]]
     found = collect_outcomes(*hybrid, rows, max_new_tokens=5, batch_size=2)
     assert found["id"] == ["0", "1", "2", "3", "4"] and found["task"] == ["a", "b", "a", "b", "a"]

@@ -40,10 +40,9 @@ def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[in
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def prompt_length(row: dict, processor) -> int:
-    """Tokens of a prompt, without the template's own. An image that cannot be opened counts as nothing."""
-    length = sum(len(ids) for ids in processor.tokenizer([text_of(m["content"]) for m in row["prompt"]])["input_ids"])
-    merged = processor.image_processor.merge_size**2
+def image_length(row: dict, processor) -> int:
+    """Tokens of a row's images. One that cannot be opened counts as nothing."""
+    length, merged = 0, processor.image_processor.merge_size**2
     for image in row.get("images") or []:
         try:
             width, height = _size(image)

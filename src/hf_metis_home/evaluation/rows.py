@@ -12,6 +12,9 @@ require_extra("eval", "datasets")
 from datasets import Dataset  # noqa: E402
 
 
+CHUNK = 100  # rows that are read at once, where all are read
+
+
 class QuestionRows(Sequence):
     """
     Rows of one or several datasets, one after the other.
@@ -47,6 +50,11 @@ class QuestionRows(Sequence):
         index -= self.ends[part] - len(rows)
         return make_row(rows[index], index)
 
+    def __iter__(self):
+        for rows, make_row in self.parts:
+            for index, row in enumerate(rows):
+                yield make_row(row, index)
+
 
 class _StoredRows(Sequence):
     """Rows of a dataset as they are stored: images stay dicts with `bytes` and `path`."""
@@ -59,6 +67,10 @@ class _StoredRows(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         return self.rows[index].to_pylist()[0]
+
+    def __iter__(self):
+        for start in range(0, len(self), CHUNK):
+            yield from self.rows[start : start + CHUNK].to_pylist()
 
 
 def stored_rows(rows: Sequence[dict]) -> Sequence[dict]:
