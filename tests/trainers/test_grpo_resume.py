@@ -69,9 +69,9 @@ def make(folder, kind: str, seed: int = 0, callbacks=(), **options):
     elif kind != "dense":
         options = {"rollout_branch": "both", **options}
     reward = Memory()
-    trainer = make_grpo(
-        folder, model, make_prompts(5), [reward], trainer_options=trainer_options, **{**OPTIONS, **options}
-    )  # fmt: skip
+    prompts = make_prompts(5)
+    prompts = prompts.to_iterable_dataset() if options.pop("streamed", False) else prompts
+    trainer = make_grpo(folder, model, prompts, [reward], trainer_options=trainer_options, **{**OPTIONS, **options})
     trainer.memory = reward
     return trainer
 
@@ -119,6 +119,26 @@ def test_dynamic_sampling_resumes(tmp_path):
     options = {"dynamic_sampling_rounds": 2, "num_generations": 2, "steps_per_generation": 2}
     whole = check_resumed(tmp_path, "both", 8, **options)
     assert max(logs.get("dynamic_sampling/replaced", 0) for logs in whole.state.log_history) > 0
+
+
+@pytest.mark.parametrize("block", [{}, {"steps_per_generation": 4}])
+def test_streamed_prompts_resume(tmp_path, block):
+    whole = check_resumed(tmp_path, "both", 5, streamed=True, **block)
+    # Every answer of a group is to one prompt, and a stream is asked for more than the first prompts.
+    for asked in whole.memory.asked:
+        assert all(len(set(asked[start : start + 4])) == 1 for start in range(0, len(asked), 4))
+    assert len({solution for asked in whole.memory.asked for solution in asked}) > 1
+
+
+def test_a_stream_that_has_begun_anew(tmp_path):
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        make(tmp_path, "both", callbacks=[Fall(7)], streamed=True).train()
+    message = "of step 6 was written after the streamed training dataset had begun anew.*`ignore_data_skip=True`"
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, "both", streamed=True).train(resume_from_checkpoint=True)
+    resumed = make(tmp_path, "both", streamed=True, ignore_data_skip=True)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8
 
 
 @pytest.fixture

@@ -85,10 +85,24 @@ def test_an_adapter_elsewhere_has_nothing_to_learn(tmp_path):
         ValueError, match="`rollout_branch='thinking'` trains .* in which no parameter is left to train"
     ):
         moved_by_adapters(tmp_path, LoraConfig(target_modules=ATTENTION), rollout_branch="thinking")
-    moved = moved_by_adapters(
-        tmp_path, LoraConfig(r=4, target_modules=f"{THINKING_MLP}|{ATTENTION}"), rollout_branch="thinking"
-    )
+
+
+def test_adapters_that_stay_as_they_are_are_named(tmp_path, caplog):
+    adapter = LoraConfig(r=4, target_modules=f"{THINKING_MLP}|{ATTENTION}")
+    moved = moved_by_adapters(tmp_path, adapter, rollout_branch="thinking")
     assert moved and all(".mlp.thinking." in name for name in moved)
+    (message,) = [record.getMessage() for record in caplog.records if "parameters of adapters" in record.getMessage()]
+    assert "(of shared; the first is base_model.model." in message
+    assert "`rollout_branch='thinking'` trains thinking alone" in message
+
+    caplog.clear()
+    moved = moved_by_adapters(tmp_path, adapter, rollout_branch="both")
+    assert any(".self_attn." in name for name in moved) and "parameters of adapters" not in caplog.text
+    # `trainable` says of a model that has adapters already what trains; no rollout of one branch teaches the other.
+    model, processor = make_hybrid()
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=r".*\.mlp\.(non_)?thinking\.up_proj"))
+    make_grpo(tmp_path, (adapted, processor), rollout_branch="thinking", trainable="all")
+    assert "(of non_thinking; the first is" in caplog.text
 
 
 def test_a_model_that_has_adapters_already(tmp_path):

@@ -3,7 +3,7 @@ Run by `test_distributed.py` under torchrun: `two_ranks.py MODE RESULT`.
 
 `ddp`: the trainer's weights after two steps. `fsdp`: gradients of one step in which each rank has rows of one mode
 only, so that each needs a branch that the other leaves idle. `fsdp_text`: and only one of them has images. `fsdp_cuda`:
-as `fsdp`, on two GPUs.
+as `fsdp`, on two GPUs. `zero2`, `zero3`, `zero2_text`, `zero3_text`: the same under DeepSpeed.
 """
 
 import os
@@ -66,11 +66,35 @@ def sharded_gradients(device: str, images=((1,), (1,))) -> dict:
     return {name: parameter.grad.full_tensor().cpu() for name, parameter in model.named_parameters()}
 
 
+def zero_gradients(stage: int, images=((1,), (1,))) -> dict:
+    """As `sharded_gradients`, by DeepSpeed's engine."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    from deepspeed.utils import safe_get_full_grad
+
+    # Communication through shared memory is compiled when it is first used, for minutes, while the other rank waits.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo")
+    model, _ = make_hybrid()
+    zero = {"stage": stage, "overlap_comm": False}
+    if stage == 3:  # every parameter is split, however small, and let go of at once
+        zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
+    config = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": zero, "zero_allow_untested_optimizer": True}
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), config=config
+    )
+    rank = dist.get_rank()
+    engine.backward(loss_of(engine, batch_of((rank == 0,) * 2, images[rank])))
+    return {name: safe_get_full_grad(parameter).clone() for name, parameter in engine.module.named_parameters()}
+
+
 if __name__ == "__main__":
     mode, result = sys.argv[1:]
     if mode == "ddp":
         with tempfile.TemporaryDirectory() as folder:
             found = trained(folder, batch_size=2)
+    elif mode.startswith("zero"):
+        found = zero_gradients(int(mode[4]), images=((1,), (0,)) if mode.endswith("_text") else ((1,), (1,)))
     elif mode == "fsdp_text":
         found = sharded_gradients("cpu", images=((1,), (0,)))
     else:

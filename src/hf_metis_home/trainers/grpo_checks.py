@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 import math
 
 import torch
@@ -10,7 +11,10 @@ from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from .grpo_config import MetisHomeGRPOConfig
+from .parameter_groups import group_of
 
+
+logger = logging.getLogger(__name__)
 
 # What TRL itself hands to a reward function.
 GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
@@ -56,6 +60,19 @@ def check_model(model, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
             "`use_vllm=True` cannot choose a branch per completion. Roll a two-branch model out with transformers "
             "(`use_vllm=False`), or do this stage on the dense model, before upcycling, as published."
         )
+
+
+def warn_of_frozen_adapters(model: nn.Module, args: MetisHomeGRPOConfig) -> None:
+    """Say which adapters will not train. Called before they are frozen."""
+    frozen = [n for n, p in model.named_parameters() if p.requires_grad and group_of(n) not in args.groups]
+    if frozen:
+        groups = sorted({group_of(name) for name in frozen})
+        logger.warning(
+            "%d parameters of adapters (of %s; the first is %s) stay as they are: `rollout_branch=%r` trains %s alone, "
+            "so that the rest answers as before. Leave them out of `target_modules`, or choose a `rollout_branch` that "
+            "trains them, as 'both' does with shared parts.",
+            len(frozen), " and ".join(groups), frozen[0], args.rollout_branch, " and ".join(sorted(args.groups)),
+        )  # fmt: skip
 
 
 def check_prompts(train_dataset, eval_dataset, reward_funcs, args: MetisHomeGRPOConfig, two_branch: bool) -> None:

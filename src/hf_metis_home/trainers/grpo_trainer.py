@@ -30,7 +30,14 @@ from .advantages import alternating, branch_advantages, router_advantages, route
 from .completions_log import add_images
 from .dynamic_sampling import replace_groups_without_signal, with_images
 from .fused_forward import add_router_loss
-from .grpo_checks import check_model, check_options, check_prompts, check_rewards, checked_reward
+from .grpo_checks import (
+    check_model,
+    check_options,
+    check_prompts,
+    check_rewards,
+    checked_reward,
+    warn_of_frozen_adapters,
+)
 from .grpo_config import MetisHomeGRPOConfig
 from .mixin import MetisHomeTrainerMixin, model_type_of
 from .parameter_groups import count_trainable, freeze
@@ -97,6 +104,8 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         # TRL pads prompts on the left, but leaves the token types, which number the places of images, to the processor.
         self._tokenizer.padding_side = "left"
         plain = self.plain_model
+        if isinstance(plain, PeftModel):
+            warn_of_frozen_adapters(plain, args)
         freeze(plain, args.groups, unfreeze=not isinstance(plain, PeftModel))
         trained = [group for group, (count, _) in count_trainable(plain).items() if count]
         self._card_notes = (f"Trained on rewards: {', '.join(trained)}. The other parts were not.",)
@@ -257,7 +266,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         )
 
     def _router_loss(self, outputs, router_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
-        threshold = self.plain_model.config.thinking_threshold
+        threshold = self.model.config.thinking_threshold
         self._routed = (router_logits.detach().softmax(dim=-1)[:, 1] >= threshold).float()
         if self.args.router_objective == "regret":
             return regret_loss(router_logits, router_target)

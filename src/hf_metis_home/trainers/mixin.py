@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from datasets import IterableDataset
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
@@ -62,6 +63,18 @@ class MetisHomeTrainerMixin:
     @property
     def two_branch(self) -> bool:
         return self.model.config.model_type == MetisHomeConfig.model_type
+
+    def _init_training_state(self, *args, **kwargs):
+        epochs, steps = super()._init_training_state(*args, **kwargs)
+        # The parent takes `max_steps` for the length of a stream, so that it finds the place in the first pass alone.
+        again = isinstance(self.train_dataset, IterableDataset) and (self.state.epoch or 0) >= 1
+        if again and not self.args.ignore_data_skip:
+            raise ValueError(
+                f"The checkpoint of step {self.state.global_step} was written after the streamed training dataset had "
+                "begun anew, where the place in it cannot be found again: the rows would come in another order. Load "
+                "the dataset without streaming, or accept that with `ignore_data_skip=True`."
+            )
+        return epochs, steps
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if not self._reload(resume_from_checkpoint):

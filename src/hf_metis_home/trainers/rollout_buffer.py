@@ -59,8 +59,10 @@ def load_buffer(trainer, folder: str | Path) -> None:
         )
         return
     try:
-        with safe_open(path, framework="pt", device=str(trainer.accelerator.device)) as file:
-            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+        # Read on the CPU: of several processes there the device is called cpu:0, which safetensors does not know.
+        with safe_open(path, framework="pt") as file:
+            device = trainer.accelerator.device
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key).to(device) for key in file.keys()}
     except SafetensorError as error:
         raise ValueError(
             f"{path} cannot be read ({error}): it was damaged, or its disk was full. Resume from an earlier "

@@ -170,8 +170,7 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     def _keep_statistics(self, outputs, router_logits: torch.Tensor, thinking: torch.BoolTensor) -> None:
         """Sums over one micro-batch, in the order of `STATISTICS`. Kept for `compute_loss`, which shares them."""
         with torch.no_grad():
-            threshold = self.accelerator.unwrap_model(self.model).config.thinking_threshold
-            self._routed = routed = router_logits.softmax(dim=-1)[:, 1] >= threshold
+            self._routed = routed = router_logits.softmax(dim=-1)[:, 1] >= self.model.config.thinking_threshold
             nll = -outputs.log_probs.sum(dim=1)  # [B]; zero where there is no label
             tokens = outputs.label_mask.sum(dim=1)
             per_branch = [(values * rows).sum() for rows in (thinking, ~thinking) for values in (nll, tokens)]
