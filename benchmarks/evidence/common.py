@@ -1,4 +1,4 @@
-"""What the experiments share: rows of a second convention, training, answers in either mode, and the file of results."""
+"""What the experiments share: a second convention, training, answers in either mode, and the file of results."""
 
 import argparse
 import json
