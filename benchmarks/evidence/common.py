@@ -76,6 +76,11 @@ class Results:
 
     def load(self, arm: str, model):
         """The model of an arm, in one of the same shape."""
+        if not (self.models / f"{arm}.pt").exists():
+            raise FileNotFoundError(
+                f"{self.path} holds the result of {arm!r}, but {self.models} not its weights, from which other arms "
+                "start. Give a new --output, so that it is trained again."
+            )
         model.load_state_dict(torch.load(self.models / f"{arm}.pt"))
         return model.eval()
 

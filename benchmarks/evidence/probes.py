@@ -155,7 +155,11 @@ def main(argv: list[str] | None = None) -> None:
     data = make_dataset(dict.fromkeys(SEEN, count), "train", args.seed + 11)
     for name, (command, arm) in MODELS.items():
         started = time.perf_counter()
-        model = Results(args.output.with_name(f"{command}_{args.seed}.json")).load(arm, upcycle(base, processor))
+        trained = Results(args.output.with_name(f"{command}_{args.seed}.json"))
+        if arm not in trained:
+            print(f"{trained.path} has no {arm!r}; its probes are left out.")
+            continue
+        model = trained.load(arm, upcycle(base, processor))
         rows = list(data)
         labelled = {"row labels": preferences_from_labels(rows)}
         if name == "detached":

@@ -8,7 +8,6 @@ python -m benchmarks.evidence.summary --folder benchmarks/evidence/results
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,10 @@ LETTERED = ("corner", "digits", "located_easy")
 REPLAY = dense_arm(5e-4, 0.02)
 
 
-def load(folder: Path, command: str) -> list[dict]:
-    paths = sorted(folder.glob(f"{command}_*.json"), key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+def load(folder: Path, command: str) -> dict[int, dict]:
+    """Results of a command by seed."""
+    seeds = {int(path.stem.removeprefix(f"{command}_")): path for path in folder.glob(f"{command}_*.json")}
+    return {seed: json.loads(seeds[seed].read_text(encoding="utf-8")) for seed in sorted(seeds)}
 
 
 def having(runs: list[dict], *arms: str) -> list[dict]:
@@ -111,7 +111,9 @@ def story(runs: list[dict]) -> None:
 def routed(run: dict, arm: str, tasks) -> np.ndarray:
     """1 where the mode is that of the task."""
     cells = run[arm]["free"]
-    thinks = right(cells, tasks, "thought") if arm == "dense" else numbers(cells, tasks, "probability") >= 0.5
+    thinks = (
+        right(cells, tasks, "thought") if arm in ("dense", "shipped") else numbers(cells, tasks, "probability") >= 0.5
+    )
     wanted = np.concatenate([np.full(len(cells[task]["correct"]), task in THINKING_TASKS) for task in tasks])
     return (thinks == wanted).astype(float)
 
@@ -152,8 +154,13 @@ def joint(runs: list[dict]) -> None:
             print(f"10 hybrid - {name}, at the hybrid's tokens, {pool}:", of_draws(per_seed, counts))
 
 
-def probes(runs: list[dict], joint_runs: list[dict]) -> None:
-    pairs = [(probe, run) for probe, run in zip(runs, joint_runs, strict=False) if "dense" in run]
+def probes(runs: dict[int, dict], joint_runs: dict[int, dict], story_runs: dict[int, dict]) -> None:
+    """Against the own choice of the dense model on the same rows: of `joint`, or the one that `story` ships."""
+
+    def pairs(arm):
+        others, dense = (joint_runs, "dense") if arm.startswith("detached") else (story_runs, "shipped")
+        both = [(probe, others.get(seed, {}), dense) for seed, probe in runs.items()]
+        return [(probe, run, dense) for probe, run, dense in both if arm in probe and dense in run]
 
     def chosen(probe, arm, tasks):
         wanted = np.concatenate([np.full(len(probe[arm]["thinks"][t]), t in THINKING_TASKS) for t in tasks])
@@ -164,17 +171,18 @@ def probes(runs: list[dict], joint_runs: list[dict]) -> None:
         return np.where(_digits(probe[arm]["thinks"], tasks) == 1, correct[:, 0], correct[:, 1])
 
     print(head("read", "located", "minus dense's own choice", "unseen", "minus dense's own choice"))
-    for arm in dict.fromkeys(arm for run in runs for arm in run):
-        found = [(probe, run) for probe, run in pairs if arm in probe]
+    for arm in dict.fromkeys(arm for run in runs.values() for arm in run):
+        if not (found := pairs(arm)):
+            continue
         cells = []
         for tasks in (LOCATED_TASKS, UNSEEN):
-            sides = [chosen(probe, arm, tasks) for probe, _ in found], [routed(r, "dense", tasks) for _, r in found]
+            sides = [chosen(probe, arm, tasks) for probe, *_ in found], [routed(r, d, tasks) for _, r, d in found]
             cells += [cell([100 * side.mean() for side in sides[0]]), difference(*sides)]
         print(row(arm, *cells))
     print()
-    for arm in dict.fromkeys(arm for run in runs for arm in run if arm.endswith("outcomes")):
+    for arm in dict.fromkeys(arm for run in runs.values() for arm in run if arm.endswith("outcomes")):
         other = arm.removesuffix("outcomes") + "row labels"
-        found = [(probe, run) for probe, run in pairs if arm in probe and other in probe]
+        found = [(probe, run) for probe, run, _ in pairs(arm) if other in probe]
         for name, tasks in (("located", LOCATED_TASKS), ("unseen", UNSEEN)):
             sides = [[answered(probe, run, which, tasks) for probe, run in found] for which in (arm, other)]
             print(f"8  {arm} - row labels, answers, {name}:", difference(*sides))
@@ -189,14 +197,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="Results of all seeds.")
     folder = parser.parse_args(argv).folder
     print("Per cell the mean of the seeds and each, in percent; differences in points with 95 % intervals and seeds.\n")
-    if runs := load(folder, "story"):
-        story(runs)
+    if story_runs := load(folder, "story"):
+        story(list(story_runs.values()))
     print()
     if joint_runs := load(folder, "joint"):
-        joint(joint_runs)
+        joint(list(joint_runs.values()))
     print()
     if runs := load(folder, "probes"):
-        probes(runs, joint_runs)
+        probes(runs, joint_runs, story_runs)
 
 
 if __name__ == "__main__":
