@@ -1,9 +1,10 @@
 """
 Routers trained afterwards, on parts that stand still: which depth, pooling and labels?
 
-Reads the prompts with a hybrid of `joint` whose router was detached, and with the hybrid of `story` whose shared parts
-never trained after the split, at every depth and through either branch; pools the states, and trains the router's two
-layers as `fit_router` does. Fitted on new questions of the families that `joint` trained on.
+Reads the prompts with a hybrid of `joint` whose router was detached, with the hybrid of `story` whose shared parts
+never trained after the split, and with the base itself, at every depth and through either branch; pools the states, and
+trains the router's two layers as `fit_router` does (`queries`: its four queries too). Fitted on new questions of the
+families that `joint` trains on.
 
 ```bash
 python -m benchmarks.evidence.probes --base runs/demo/base --seed 0 --output runs/evidence/probes_0.json
@@ -33,7 +34,11 @@ from .joint import SEEN
 
 TOKEN_COST = 0.01  # as in the earlier comparison of labels and outcomes
 POOLINGS = ("mean", "modality_mean", "last", "queries")
-MODELS = {"detached": ("joint", "hybrid, depth 1, detached"), "branch alone": ("story", "hybrid ffn")}
+MODELS = {
+    "detached": ("joint", "hybrid, depth 1, detached"),
+    "branch alone": ("story", "hybrid ffn"),
+    "base": None,  # upcycled and not trained since
+}
 
 
 @torch.no_grad()
@@ -116,7 +121,7 @@ def fit_queries(config, fit: dict, sides, seed: int, steps: int):
 
 def probe(results: Results, name: str, model, processor, labelled: dict, fit_rows, test, seed: int, steps: int):
     config = model.config.text_config
-    for through in (False, True):
+    for through in (False,) if name == "base" else (False, True):  # the branches of a base are the same
         fit, asked = read(model, processor, fit_rows, through), read(model, processor, test, through)
         for depth in range(len(fit)):
             if through and depth <= config.router_layer:
@@ -147,19 +152,22 @@ def select_known(side):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments("probes", __doc__.splitlines()[1], argv)
+    args = arguments("probes", __doc__.splitlines()[1], argv, tuple(MODELS))
     results = Results(args.output)
     base, processor = load_base(args.base)
     steps, count = (10, 6) if args.smoke else (1000, 300)
     test = questions(TASKS, 3 if args.smoke else 150, "test", args.seed)
     data = make_dataset(dict.fromkeys(SEEN, count), "train", args.seed + 11)
-    for name, (command, arm) in MODELS.items():
+    for name in args.arms:
         started = time.perf_counter()
-        trained = Results(args.output.with_name(f"{command}_{args.seed}.json"))
-        if arm not in trained:
-            print(f"{trained.path} has no {arm!r}; its probes are left out.")
-            continue
-        model = trained.load(arm, upcycle(base, processor))
+        model = upcycle(base, processor, seed=args.seed)
+        if MODELS[name] is not None:
+            command, arm = MODELS[name]
+            trained = Results(args.output.with_name(f"{command}_{args.seed}.json"))
+            if arm not in trained:
+                print(f"{trained.path} has no {arm!r}; its probes are left out.")
+                continue
+            trained.load(arm, model)
         rows = list(data)
         labelled = {"row labels": preferences_from_labels(rows)}
         if name == "detached":

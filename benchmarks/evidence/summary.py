@@ -71,20 +71,21 @@ def story(runs: list[dict]) -> None:
 
     def compare(ours, theirs, mode, tasks):
         """Arms by name, or per run by a function."""
-        names = [ours, theirs]
-        found = [run for run in runs if all(callable(n) or n in run for n in names)]
+        named = [[n(run) if callable(n) else n for n in (ours, theirs)] for run in runs]
+        found = [(run, names) for run, names in zip(runs, named, strict=True) if all(n in run for n in names)]
         if found:
-            sides = [[right(run[n(run) if callable(n) else n][mode], tasks) for run in found] for n in names]
-            return difference(*sides)
+            return difference(*([right(run[names[i]][mode], tasks) for run, names in found] for i in (0, 1)))
 
     def best(run):
         """In favour of dense, on the test split itself, among rates that learn the convention."""
-        wanted = right(run["hybrid ffn"]["direct"], DIRECT).mean() - 0.05
         arms = [dense_arm(rate, 0.0) for rate, replay in DENSE if not replay and dense_arm(rate, 0.0) in run]
+        if "hybrid ffn" not in run or not arms:
+            return None
+        wanted = right(run["hybrid ffn"]["direct"], DIRECT).mean() - 0.05
         able = [arm for arm in arms if right(run[arm]["direct"], DIRECT).mean() >= wanted] or arms
         return max(able, key=lambda arm: right(run[arm]["thinking"], HARD_TASKS).mean())
 
-    print("\nbest rate of dense, per seed:", [best(run) for run in having(runs, "hybrid ffn", dense_arm(5e-4, 0.0))])
+    print("\nbest rate of dense, per seed:", [best(run) for run in runs])
     print("2  hybrid ffn - dense without replay, hard:", compare("hybrid ffn", best, "thinking", HARD_TASKS))
     print("   the same, easy:", compare("hybrid ffn", best, "direct", DIRECT))
     for arm in dict.fromkeys(arm for run in runs for arm in run if "replay" in arm and ", rl" not in arm):
@@ -159,8 +160,8 @@ def probes(runs: dict[int, dict], joint_runs: dict[int, dict], story_runs: dict[
 
     def pairs(arm):
         others, dense = (joint_runs, "dense") if arm.startswith("detached") else (story_runs, "shipped")
-        both = [(probe, others.get(seed, {}), dense) for seed, probe in runs.items()]
-        return [(probe, run, dense) for probe, run, dense in both if arm in probe and dense in run]
+        found = [(probe, others.get(seed, {}), dense) for seed, probe in runs.items() if arm in probe]
+        return found if arm.startswith("base") else [trio for trio in found if dense in trio[1]]
 
     def chosen(probe, arm, tasks):
         wanted = np.concatenate([np.full(len(probe[arm]["thinks"][t]), t in THINKING_TASKS) for t in tasks])
@@ -176,8 +177,10 @@ def probes(runs: dict[int, dict], joint_runs: dict[int, dict], story_runs: dict[
             continue
         cells = []
         for tasks in (LOCATED_TASKS, UNSEEN):
-            sides = [chosen(probe, arm, tasks) for probe, *_ in found], [routed(r, d, tasks) for _, r, d in found]
-            cells += [cell([100 * side.mean() for side in sides[0]]), difference(*sides)]
+            ours = [chosen(probe, arm, tasks) for probe, *_ in found]
+            cells.append(cell([100 * side.mean() for side in ours]))
+            known = not arm.startswith("base")  # a base has no choice of its own
+            cells.append(difference(ours, [routed(run, dense, tasks) for _, run, dense in found]) if known else "")
         print(row(arm, *cells))
     print()
     for arm in dict.fromkeys(arm for run in runs.values() for arm in run if arm.endswith("outcomes")):
