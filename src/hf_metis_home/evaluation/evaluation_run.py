@@ -11,8 +11,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..data.answers import answers_match
 from ..conversion.fingerprint import calibration_problem, weights_fingerprint
+from ..data.answers import answers_match
 from ..data.work_file import WorkFile
 from .outcomes import collect_outcomes
 from .questions import fingerprint
