@@ -27,7 +27,7 @@ def folder(dense, tmp_path):
 def test_whole_folder(folder, dense, capsys):
     assert main(["validate", "--model_name_or_path", str(folder), "--dense_model", str(dense)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 11 and all(line.startswith("✓ ") for line in lines)
+    assert len(lines) == 12 and all(line.startswith("✓ ") for line in lines)
     assert lines[0] == "✓ configuration: ffn branches in layers 1 to 1"
     assert lines[-1].startswith("✓ dense parity: shared: 0 of ")
 
@@ -37,7 +37,7 @@ def test_damaged_folder(folder, capsys):
     assert main(["validate", "--model_name_or_path", str(folder)]) == 1
     captured = capsys.readouterr()
     lines = {line.split(":")[0]: line for line in captured.out.splitlines()}
-    assert len(lines) == 10 and "holds neither model.safetensors" in lines["✗ files"]
+    assert len(lines) == 11 and "holds neither model.safetensors" in lines["✗ files"]
     assert lines["– tensors"] == "– tensors: not run, needs files"
     assert "\x1b" not in captured.out and captured.err == ""
 
