@@ -76,7 +76,10 @@ def headers(text: str) -> list[set[str]]:
     ]
 
 
-@pytest.mark.parametrize("name", FLAGS)
+# One of them stands for what they share; the others take up to a minute each.
+@pytest.mark.parametrize(
+    "name", [name if name == "end_to_end" else pytest.param(name, marks=pytest.mark.slow) for name in FLAGS]
+)
 def test_benchmark_fills_its_section(name, tmp_path, opened_for_writing, one_thread):
     page = tmp_path / "page.md"
     page.write_text(f"above\n<!-- {name}: start -->\nold\n<!-- {name}: end -->\nbelow\n")

@@ -1,4 +1,4 @@
-"""`metis-home sft`, `grpo` and `eval` from the command line to the folder that they write."""
+"""`metis-home sft` and `grpo` from the command line to the folder that they write."""
 
 import json
 import subprocess
@@ -13,7 +13,6 @@ from transformers import AutoModelForImageTextToText
 from hf_metis_home.cli import eval as eval_verb
 from hf_metis_home.cli import grpo, sft
 from hf_metis_home.conversion import save_hub_folder
-from hf_metis_home.evaluation.outcomes import read_outcomes
 from tests.trainers.common import make_hybrid, make_rows
 
 
@@ -59,19 +58,6 @@ def test_grpo(folder, tmp_path, capsys):
     captured = capsys.readouterr().out
     assert f"Next: metis-home validate --model_name_or_path {tmp_path / 'out'}" in captured
     AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
-
-
-def test_eval(folder, tmp_path, capsys):
-    given = ["--model_name_or_path", str(folder / "hybrid"), "--dataset", str(folder / "rows.parquet")]
-    given += ["--output_dir", str(tmp_path / "out"), "--max_new_tokens", "4", "--limit", "6"]
-    assert eval_verb.main(given) == 0
-    outcomes = read_outcomes(tmp_path / "out/outcomes.parquet")
-    summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert len(outcomes) == 6 and summary["all"]["n"] == 6 and "Wrote outcomes.parquet" in capsys.readouterr().out
-    thinks = [probability >= 0.5 for probability in outcomes["thinking_probability"]]
-    assert summary["all"]["thinking_ratio"] == pytest.approx(sum(thinks) / 6)
-    tokens = zip(thinks, outcomes["tokens_thinking"], outcomes["tokens_non_thinking"], strict=True)
-    assert summary["all"]["tokens_routed"] == pytest.approx(sum(t if think else n for think, t, n in tokens) / 6)
 
 
 @pytest.mark.parametrize(

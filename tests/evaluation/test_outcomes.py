@@ -1,12 +1,22 @@
 """Outcomes: both branches' answers to every question, equal to those of forced calls, through parquet and back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Image, List, Value
 
+from hf_metis_home.data.work_file import WorkFile
 from hf_metis_home.evaluation import answer_rows
 from hf_metis_home.evaluation.accuracy import is_correct
-from hf_metis_home.evaluation.outcomes import COLUMNS, collect_outcomes, read_outcomes, write_outcomes
+from hf_metis_home.evaluation.batches import Question, plan_batches
+from hf_metis_home.evaluation.outcomes import (
+    COLUMNS,
+    _read_questions,
+    collect_outcomes,
+    read_outcomes,
+    write_outcomes,
+)
 from tests.evaluation import test_accuracy
 from tests.evaluation.test_accuracy import ROWS, row
 from tests.fixtures_text import tiny_word_level
@@ -42,14 +52,21 @@ def test_both_branches_answer_every_question(hybrid, outcomes):
 
 def test_router_is_asked_once_and_each_branch_once(hybrid, monkeypatch):
     model, calls = hybrid[0], []
-    route, generate = type(model).route, type(model).generate
-    monkeypatch.setattr(type(model), "route", lambda self, **kw: calls.append("route") or route(self, **kw))
-    monkeypatch.setattr(
-        type(model), "generate", lambda self, **kw: calls.append(kw["thinking"]) or generate(self, **kw)
-    )
+    read, generate = type(model.model).forward, type(model).generate
+
+    def noted(self, **options):
+        calls.append((options["thinking"], options["thinking_threshold"]))
+        return generate(self, **options)
+
+    def counted(self, *inputs, **options):
+        calls.extend(["router"] * bool(options.get("route_only")))
+        return read(self, *inputs, **options)
+
+    monkeypatch.setattr(type(model), "generate", noted)
+    monkeypatch.setattr(type(model.model), "forward", counted)
     counts = []
     collect_outcomes(*hybrid, ROWS, **{**OPTIONS, "batch_size": 4}, progress=counts.append)
-    assert calls == ["route", True, False] and counts == [4]
+    assert calls == [(None, 0.0), "router", (False, None)] and counts == [4]
 
 
 def test_samples(hybrid):
@@ -71,11 +88,12 @@ def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
     from hf_metis_home.evaluation import accuracy
 
     texts = iter(["<think>a</think><answer> 4 </answer>", "<answer>5</answer>", "no answer", "<answer>4</answer>"] * 2)
+    rows = [row("is it")] * 4  # of one length, so that they are asked in their order
     answer = accuracy.GeneratedAnswer
     monkeypatch.setattr(
         "hf_metis_home.evaluation.outcomes.generate_answers",
-        lambda model, processor, inputs, *, thinking, **kw: [
-            answer(next(texts), 3, thinking, None) for _ in inputs["input_ids"]
+        lambda model, processor, inputs, *, thinking=True, **kw: [
+            answer(next(texts), 3, thinking, 0.5) for _ in inputs["input_ids"]
         ],
     )
     asked = []
@@ -84,7 +102,7 @@ def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
         asked.append((given, solution))
         return given == solution
 
-    found = collect_outcomes(*hybrid, ROWS, **{**OPTIONS, "batch_size": 4}, match=match)
+    found = collect_outcomes(*hybrid, rows, **{**OPTIONS, "batch_size": 4}, match=match)
     assert found["correct_thinking"] == found["correct_non_thinking"] == [True, False, False, True]
     assert asked == [("4", "4"), ("5", "4"), ("4", "4")] * 2
 
@@ -130,26 +148,175 @@ def test_ids_come_from_the_rows(hybrid):
     assert collect_outcomes(*hybrid, dataset, **OPTIONS)["id"] == ["x", "y"]
 
 
-def test_a_batch_without_memory_is_an_error_of_its_rows(hybrid, monkeypatch):
+def answers_alone(hybrid, number: int) -> dict:
+    return collect_outcomes(*hybrid, [ROWS[number]], **OPTIONS)[0]
+
+
+def same_but_for(record: dict, other: dict, *names: str) -> bool:
+    names = {"id", "seconds_thinking", "seconds_non_thinking", "thinking_probability", *names}
+    return {k: v for k, v in record.items() if k not in names} == {k: v for k, v in other.items() if k not in names}
+
+
+def test_rows_that_fail_leave_the_others_alone(hybrid, tmp_path, monkeypatch):
+    monkeypatch.setattr(hybrid[0].config.get_text_config(), "max_position_embeddings", 100)
+    image = ROWS[0]["images"][0]
+    image.save(tmp_path / "good.png")
+    good = {"bytes": (tmp_path / "good.png").read_bytes(), "path": None}
+    bad = {"bytes": good["bytes"][:60], "path": None}
+    features = Features(
+        {
+            "prompt": List({"role": Value("string"), "content": Value("string")}),
+            "images": List(Image()),
+            "solution": Value("string"),
+            "task": Value("string"),
+        }
+    )
+    rows = Dataset.from_list(
+        [
+            {**ROWS[0], "images": [good]},
+            {**ROWS[0], "images": [bad]},
+            row("is it red?"),
+            row("is it " * 300),
+            {**row("is <|image_pad|> it"), "images": [good]},
+        ],
+        features=features,
+    )
+    found = collect_outcomes(*hybrid, rows, max_new_tokens=5, batch_size=8)
+    assert [error is None for error in found["error"]] == [True, False, True, False, False]
+    assert "cannot be read (" in found["error"][1]
+    assert "the prompt has" in found["error"][3] and "`max_position_embeddings`" in found["error"][3]
+    assert "<|image_pad|>" in found["error"][4]
+    for number in (1, 3, 4):
+        kept = {name for name, value in found[number].items() if value is not None}
+        assert kept == {"task", "id", "sample", "error"}
+    assert same_but_for(found[0], answers_alone(hybrid, 0)) and same_but_for(found[2], answers_alone(hybrid, 1))
+    with pytest.raises(ValueError, match="None of the 2 questions could be answered. The first: cannot be read"):
+        collect_outcomes(*hybrid, rows.select([1, 3]), **OPTIONS)
+
+
+def test_a_row_that_runs_out_of_memory_alone_fails_alone(hybrid, outcomes, monkeypatch):
     from hf_metis_home.evaluation import outcomes as module
 
-    generate, calls = module.generate_answers, []
+    generate, sizes = module.generate_answers, []
 
-    def short_of_memory(*arguments, thinking, **options):
-        calls.append(thinking)
-        if len(calls) in fail:
-            raise torch.OutOfMemoryError("tried to allocate")
-        return generate(*arguments, thinking=thinking, **options)
+    def short_of_memory(model, processor, inputs, *, thinking=True, **options):
+        sizes.append(len(inputs["input_ids"]))
+        if thinking and len(inputs["image_grid_thw"]) >= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return generate(model, processor, inputs, **({} if thinking else {"thinking": False}), **options)
 
     monkeypatch.setattr(module, "generate_answers", short_of_memory)
-    fail = {3}
-    found = collect_outcomes(*hybrid, ROWS, **OPTIONS)
-    assert found["error"] == [None, None, None, "thinking: out of memory (tried to allocate)"]
-    assert found["text_thinking"][3] is None and found["text_non_thinking"][3] is not None
-    calls.clear()
-    fail = {1}
-    with pytest.raises(torch.OutOfMemoryError):
+    found = collect_outcomes(*hybrid, ROWS[2:], max_new_tokens=5, batch_size=2)
+    assert sizes == [2, 1, 1, 2]  # halved only where there was too little
+    assert found["error"][1] is None and found["error"][0].startswith("thinking: out of memory (OutOfMemoryError: CUDA")
+    assert found["text_thinking"][0] is found["tokens_thinking"][0] is found["correct_thinking"][0] is None
+    assert found["text_non_thinking"] == outcomes["text_non_thinking"][2:]
+    assert found["text_thinking"][1] == outcomes["text_thinking"][3]
+
+
+def test_too_little_memory_for_anything_stops_at_once(hybrid, monkeypatch):
+    from hf_metis_home.evaluation import outcomes as module
+
+    def short_of_memory(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "generate_answers", short_of_memory)
+    with pytest.raises(ValueError, match="Not one question of the first batch fits into memory"):
         collect_outcomes(*hybrid, ROWS, **OPTIONS)
+
+
+def test_other_errors_of_the_model_are_not_hidden(hybrid, monkeypatch):
+    from hf_metis_home.evaluation import outcomes as module
+
+    def broken(*arguments, **options):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(module, "generate_answers", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        collect_outcomes(*hybrid, ROWS, **OPTIONS)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 2, "temperature": 1.0}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_stopped_collection_goes_on_to_the_same_table(hybrid, tmp_path, monkeypatch, options, stop_after):
+    from hf_metis_home.evaluation import outcomes as module
+
+    options = {"max_new_tokens": 5, "batch_size": 1, **options}
+    whole = collect_outcomes(*hybrid, ROWS, **options)
+    counts = []
+
+    def stop(count):
+        counts.append(count)
+        if len(counts) == stop_after:
+            raise Killed
+
+    work = WorkFile(tmp_path / "work.jsonl", {})
+    with pytest.raises(Killed):
+        collect_outcomes(*hybrid, ROWS, work=work, progress=stop, **options)
+    work.close()
+    with (tmp_path / "work.jsonl").open("a") as file:
+        file.write('{"group": "batch", "index": ')
+    asked, answer_batch = [], module._answer_batch
+    monkeypatch.setattr(module, "_answer_batch", lambda *given: asked.append(given[3]) or answer_batch(*given))
+    work = WorkFile(tmp_path / "work.jsonl", {})
+    found = collect_outcomes(*hybrid, ROWS, work=work, progress=counts.append, **options)
+    assert len(asked) == 4 - stop_after and sum(counts) == stop_after + 4
+    seconds = ["seconds_thinking", "seconds_non_thinking"]
+    assert found.remove_columns(seconds).to_dict() == whole.remove_columns(seconds).to_dict()
+
+
+def test_a_row_judges_by_its_solutions_or_its_verifier(hybrid):
+    text = answers_alone(hybrid, 1)["text_thinking"]
+
+    def judged(**changes):
+        return collect_outcomes(*hybrid, [row("is it red?", **changes)], match=match, **OPTIONS)["correct_thinking"][0]
+
+    def match(answer, solution):
+        return solution == "right"
+
+    import hf_metis_home.evaluation.accuracy as accuracy
+
+    parsed = accuracy.parse_completion(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "parse_completion", lambda text: replace(parsed, answer="4"))
+        assert not judged() and not judged(solutions=["wrong"]) and judged(solutions=["wrong", "right"])
+        assert judged(verifier=lambda answer: answer == "4") and not judged(verifier=lambda answer: answer == "5")
+
+
+def test_a_row_that_says_why_it_fails_is_not_asked(hybrid, outcomes):
+    found = collect_outcomes(*hybrid, [ROWS[0], row("a", error="the gold answer is missing")], **OPTIONS)
+    assert found["error"] == [None, "the gold answer is missing"] and found["text_thinking"][1] is None
+    assert found["text_thinking"][0] == outcomes["text_thinking"][0]
+
+
+def test_batches_have_rows_of_one_task_and_length(hybrid):
+    rows = [row("is it red?" * n, task=task) for n, task in ((3, "a"), (1, "b"), (1, "a"), (2, "b"), (2, "a"))]
+    questions = _read_questions(rows, hybrid[1])
+    assert questions[2] == Question("a", "2", None, questions[1].length) and questions[0].length > questions[4].length
+    assert plan_batches(questions, 2) == [[2, 4], [0, 1], [3]]
+    found = collect_outcomes(*hybrid, rows, max_new_tokens=5, batch_size=2)
+    assert found["id"] == ["0", "1", "2", "3", "4"] and found["task"] == ["a", "b", "a", "b", "a"]
+    texts = [collect_outcomes(*hybrid, [one], **OPTIONS)["text_thinking"][0] for one in rows]
+    assert found["text_thinking"] == texts
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.36, 0.4, 1.0])
+def test_arithmetic_is_a_real_run_of_the_router(hybrid, outcomes, threshold):
+    model, processor = hybrid
+    before, model.config.thinking_threshold = model.config.thinking_threshold, threshold
+    try:
+        records = answer_rows(model, processor, ROWS, max_new_tokens=5)
+    finally:
+        model.config.thinking_threshold = before
+    for record, line in zip(records, outcomes, strict=True):
+        mode = "thinking" if line["thinking_probability"] >= threshold else "non_thinking"
+        assert record.thinking is (mode == "thinking")
+        assert (record.text, record.tokens) == (line[f"text_{mode}"], line[f"tokens_{mode}"])
+        assert record.correct == line[f"correct_{mode}"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from hf_metis_home.lab.report import LINE_HEIGHT, MODELS, PLOT_HEIGHT, _place_labels, write_report
+from hf_metis_home.lab.report import MODELS, write_report
 
 
 NASTY = "<script>alert(1)</script> a < b & \"c\" 'd' {{ 1 + 1 }} </dd>"
@@ -135,15 +135,6 @@ def test_marks_are_where_their_values_are(page):
     ]
     (base_x, base_y), (hybrid_x, hybrid_y) = positions[:2]
     assert base_x < hybrid_x and base_y < hybrid_y  # y grows downwards
-
-
-def test_names_of_marks_do_not_overlap():
-    for heights in ([20.0] * 6, [270.0] * 6, [20.0, 21.0, 100.0, 105.0, 276.0, 276.0]):
-        marks = [{"x": 10.0, "y": y} for y in heights]
-        _place_labels(marks)
-        places = sorted(mark["label_y"] for mark in marks)
-        assert all(below - above >= LINE_HEIGHT for above, below in zip(places, places[1:], strict=False))
-        assert places[0] >= 0 and places[-1] <= PLOT_HEIGHT
 
 
 def test_samples(page):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def _raised_here(error: Exception) -> bool:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return Path(traceback.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+
+
+def print_statement(metrics: dict) -> None:
+    """What an evaluation shows, sentence by sentence."""
+    from ..evaluation.statement import statement
+
+    for sentence in statement(metrics):
+        print(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  "))

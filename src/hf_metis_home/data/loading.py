@@ -5,7 +5,13 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 
-def load_rows(source: str | Path, split: str = "train", argument: str = "dataset") -> Dataset:
+def load_rows(
+    source: str | Path,
+    split: str = "train",
+    argument: str = "dataset",
+    config: str | None = None,
+    revision: str | None = None,
+) -> Dataset:
     """
     Read a dataset.
 
@@ -16,6 +22,8 @@ def load_rows(source: str | Path, split: str = "train", argument: str = "dataset
             Which split, where there are several.
         argument (`str`, *optional*, defaults to `"dataset"`):
             How an error names the source.
+        config, revision (`str`, *optional*):
+            Which configuration and version of a dataset on the Hub.
 
     Raises:
         ValueError: the source cannot be read, or has no such split.
@@ -34,7 +42,7 @@ def load_rows(source: str | Path, split: str = "train", argument: str = "dataset
             reader = "json" if path.suffix in (".json", ".jsonl") else "parquet"
             return load_dataset(reader, data_files=name, split="train")
         saved = any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
-        rows = load_from_disk(name) if saved else load_dataset(name)
+        rows = load_from_disk(name) if saved else load_dataset(name, config, revision=revision)
     except Exception as error:  # of many libraries, by what is there
         if "corresponds to no data" in str(error):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Rollouts on disk as they come, so that a run that was killed goes on where it stopped."""
+"""Results on disk as they come, so that a run that was killed goes on where it stopped."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 class WorkFile:
     """
-    A file of JSON lines: the settings, then one line per prompt with its rollouts.
+    A file of JSON lines: the settings, then one line per piece of work with its results.
 
     A half-written last line, as a killed process leaves it, is cut off.
 
@@ -15,7 +15,7 @@ class WorkFile:
         path (`str` or `Path`):
             Made where it does not exist.
         settings (`dict`):
-            What the rollouts depend on; JSON values.
+            What the results depend on; JSON values.
 
     Raises:
         ValueError: the file was made with other settings (the message names them), is damaged, or in use.
@@ -32,14 +32,14 @@ class WorkFile:
             self._file.close()
             raise
 
-    def add(self, group: str, index: int, texts: list[str]) -> None:
-        """Keep the rollouts of a prompt. What is there already stays."""
+    def add(self, group: str, index: int, results: list) -> None:
+        """Keep the results, JSON values, of a piece of work. What is there already stays."""
         if (group, index) not in self.entries:
-            self.entries[group, index] = texts
-            self._write({"group": group, "index": index, "texts": texts})
+            self.entries[group, index] = results
+            self._write({"group": group, "index": index, "results": results})
 
     def done(self, group: str) -> set[int]:
-        """The prompts of a group that have rollouts."""
+        """The pieces of a group that have results."""
         return {index for name, index in self.entries if name == group}
 
     def close(self) -> None:
@@ -57,11 +57,11 @@ class WorkFile:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ValueError(
-                    f"{self.path} is in use: another run is making the same dataset. Wait for it, or choose another "
+                    f"{self.path} is in use: another run is writing the same output. Wait for it, or choose another "
                     "`output_dir`."
                 ) from error
 
-    def _read(self, settings: dict) -> dict[tuple[str, int], list[str]]:
+    def _read(self, settings: dict) -> dict[tuple[str, int], list]:
         raw = self.path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
@@ -80,8 +80,8 @@ class WorkFile:
         before = lines[0].get("settings", {})
         if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
             raise ValueError(
-                f"{self.path} holds rollouts made with other settings: "
+                f"{self.path} holds results made with other settings: "
                 + "; ".join(f"`{name}` was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed)
                 + ". Go on with those, choose another `output_dir`, or remove the file to begin anew."
             )
-        return {(entry["group"], entry["index"]): entry["texts"] for entry in lines[1:]}
+        return {(entry["group"], entry["index"]): entry["results"] for entry in lines[1:]}

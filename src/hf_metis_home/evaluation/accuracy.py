@@ -78,7 +78,14 @@ def is_correct(text: str, solution: str, match: Callable[[str, str], bool] = exa
 
 @torch.no_grad()
 def generate_answers(
-    model, processor, inputs, *, max_new_tokens: int, thinking: bool | None = None, temperature: float = 0.0
+    model,
+    processor,
+    inputs,
+    *,
+    max_new_tokens: int,
+    thinking: bool | None = None,
+    thinking_threshold: float | None = None,
+    temperature: float = 0.0,
 ) -> list[GeneratedAnswer]:
     """
     One answer to each query of a batch.
@@ -94,13 +101,15 @@ def generate_answers(
             Longest answer in tokens.
         thinking (`bool`, *optional*):
             Force a branch of a two-branch model; None asks its router.
+        thinking_threshold (`float`, *optional*):
+            The router's, where it is not the model's own.
         temperature (`float`, *optional*, defaults to 0.0):
             0 is greedy; above, samples from all tokens at that temperature, with torch's global generator.
     """
     two_branch = model.config.model_type == "metis_home"
     if thinking is not None and not two_branch:
         raise ValueError(f"`thinking={thinking}` forces a branch, but the model is dense ({model.config.model_type}).")
-    choice = {"thinking": thinking} if two_branch else {}
+    choice = {"thinking": thinking, "thinking_threshold": thinking_threshold} if two_branch else {}
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     output = model.generate(
         **inputs,

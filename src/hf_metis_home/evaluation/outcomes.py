@@ -13,7 +13,8 @@ Outcomes: every question answered with both branches, as one table from which ev
 | `text_thinking`, `text_non_thinking` | str | the answer |
 | `error` | str | why a branch has no answer; null where all went well |
 
-A dense model fills the columns of the mode that it used for a question and leaves the others null.
+A question that failed has its reason in `error` and nulls where its results would be; no row is ever left out. A dense
+model fills the columns of the mode that it used for a question and leaves the others null.
 """
 
 import math
@@ -25,8 +26,11 @@ from pathlib import Path
 import torch
 
 from .._extras import require_extra
-from ..data import prompt_inputs
+from ..data.rollouts import seed_of
+from ..data.work_file import WorkFile
 from .accuracy import exact_match, generate_answers, is_correct
+from .batches import OUT_OF_MEMORY, Question, image_length, in_halves, plan_batches, prepare_batch, read_row, text_of
+from .rows import stored_rows
 
 
 require_extra("eval", "datasets", "pyarrow")
@@ -67,10 +71,14 @@ def collect_outcomes(
     temperature: float = 0.0,
     seed: int = 0,
     match: Callable[[str, str], bool] = exact_match,
+    work: WorkFile | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Dataset:
     """
     Answer every row with both branches of a two-branch model, or once with a dense model.
+
+    Rows are batched by task and length. A row that fails (an image that cannot be decoded, a prompt that is too long,
+    too little memory for it alone) does not take the others of its batch along.
 
     Args:
         model ([`MetisHomeForConditionalGeneration`] or [`~transformers.Qwen2_5_VLForConditionalGeneration`]):
@@ -79,7 +87,9 @@ def collect_outcomes(
             Its processor.
         rows (`Sequence[dict]` or [`~datasets.Dataset`]):
             Rows of the row format with `prompt`, `images` (may be absent), `solution` and `task`. `id` is the row's
-            `id`, or its index as text where there is none; `subject` may be absent.
+            `id`, or its index as text where there is none; `subject` may be absent. Where a row has `solutions`, a
+            list, any of them is right; where it has `verifier`, a function of the answer, that judges in place of
+            `match`; where it has `error`, words, it is not asked and these are its reason.
         max_new_tokens (`int`):
             Longest answer in tokens.
         batch_size (`int`):
@@ -89,20 +99,22 @@ def collect_outcomes(
         temperature (`float`, *optional*, defaults to 0.0):
             0 is greedy; above, samples from all tokens at that temperature.
         seed (`int`, *optional*, defaults to 0):
-            Seed of the sampling. The same rows, `batch_size` and `seed` give the same table on the same machine.
+            Seed of the sampling, from which every batch makes its own. The same rows, `batch_size` and `seed` give the
+            same table on the same machine.
         match (`Callable`, *optional*, defaults to [`~evaluation.accuracy.exact_match`]):
             `match(answer, solution)`: whether an answer is right. Not asked where a text has no answer, which is wrong.
+        work ([`~data.work_file.WorkFile`], *optional*):
+            Keeps every batch when it is answered; those that it holds already are not answered again.
         progress (`Callable`, *optional*):
             Called with the number of rows after every batch.
 
     Returns:
-        [`~datasets.Dataset`] with the columns above, one row per question and sample, in the order of the rows. Where
-        the device had too little memory for a batch, `error` says so and the columns of that branch are null.
+        [`~datasets.Dataset`] with the columns above, one row per question and sample, in the order of the rows.
 
     Raises:
         ValueError: no rows, a row without a column, two rows of one task with the same `id`, several samples at
-            temperature 0, a number out of range.
-        torch.OutOfMemoryError: in the first batch, since the next ones would fare no better.
+            temperature 0, a number out of range; too little memory for any row of the first batch, since the next ones
+            would fare no better; not one question that could be answered.
 
     Example:
 
@@ -115,56 +127,113 @@ def collect_outcomes(
     ```
     """
     _check_options(max_new_tokens, batch_size, samples, temperature)
-    ids = _question_ids(rows)
-    branches = _branches(model)
-    records = []
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        for start in range(0, len(rows), batch_size):
-            numbers = range(start, min(start + batch_size, len(rows)))
-            batch = [{**rows[number], "images": rows[number].get("images") or []} for number in numbers]
-            inputs = prompt_inputs(processor, batch).to(model.device)
-            table = [
-                [
-                    {
-                        **dict.fromkeys(COLUMNS),
-                        "task": row["task"],
-                        "id": ids[number],
-                        "subject": row.get("subject"),
-                        "sample": sample,
-                    }
-                    for sample in range(samples)
-                ]
-                for number, row in zip(numbers, batch, strict=True)
-            ]
-            if branches != [None]:
-                for cells, probability in zip(table, model.route(**inputs).thinking_probability.tolist(), strict=True):
-                    for record in cells:
-                        record["thinking_probability"] = probability
-            for branch in branches:
-                for sample in range(samples):
-                    options = {"thinking": branch, "temperature": temperature, "max_new_tokens": max_new_tokens}
-                    started = time.perf_counter()
-                    try:
-                        answers = generate_answers(model, processor, inputs, **options)
-                    except torch.OutOfMemoryError as error:
-                        if start == 0:
-                            raise
-                        for cells in table:
-                            _add_error(cells[sample], branch, error)
-                        continue
-                    seconds = (time.perf_counter() - started) / len(batch)
-                    for row, cells, answer in zip(batch, table, answers, strict=True):
-                        mode = "thinking" if answer.thinking else "non_thinking"
-                        cells[sample][f"correct_{mode}"] = is_correct(answer.text, row["solution"], match)
-                        cells[sample][f"tokens_{mode}"] = answer.tokens
-                        cells[sample][f"seconds_{mode}"] = seconds
-                        cells[sample][f"text_{mode}"] = answer.text
-            records += [record for cells in table for record in cells]
+    questions = _read_questions(rows, processor)
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    done = {} if work is None else {index: work.entries["batch", index] for index in work.done("batch")}
+    found: dict[int, list[dict]] = {}
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        for index, numbers in enumerate(plan_batches(questions, batch_size)):
+            if index in done:
+                cells = done[index]
+            else:
+                cells = []
+                for question in (questions[number] for number in numbers):
+                    record = {**dict.fromkeys(COLUMNS), "task": question.task, "id": question.id}
+                    record["subject"] = question.subject
+                    cells.append([{**record, "sample": sample} for sample in range(samples)])
+                _answer_batch(model, processor, rows, numbers, cells, seed, match, options)
+                if index == 0:
+                    _check_first_batch([record for cell in cells for record in cell])
+                if work is not None:
+                    work.add("batch", index, cells)
+            found |= zip(numbers, cells, strict=True)
             if progress is not None:
-                progress(len(batch))
+                progress(len(numbers))
+    records = [record for number in range(len(rows)) for record in found[number]]
+    if not any(map(_has_answer, records)):
+        raise ValueError(
+            f"None of the {len(rows)} questions could be answered. The first: {records[0]['error']}. Mend the rows, or "
+            "give another model."
+        )
     return Dataset.from_list(records, features=FEATURES)
+
+
+def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[dict]], seed: int, match, options: dict):
+    """Fill the records of a batch, one per row and sample."""
+    batch = [read_row(rows, number) for number in numbers]
+    longest = model.config.get_text_config().max_position_embeddings - options["max_new_tokens"]
+    kept, inputs, errors = prepare_batch(processor, batch, longest)
+    for place, reason in errors.items():
+        for record in cells[place]:
+            record["error"] = reason
+    if not kept:
+        return
+    inputs = inputs.to(model.device)
+    asked = [batch[place] for place in kept]
+    branches = _branches(model)
+    if branches == [False]:
+
+        def route(inputs, rows):
+            return model.route(**inputs).thinking_probability.tolist()
+
+        for place, probability in zip(kept, in_halves(route, processor, asked, inputs, model.device), strict=True):
+            for record in cells[place]:
+                _note(record, "router: ", probability, "thinking_probability")
+    for branch in branches:
+        for sample in range(len(cells[0])):
+            # The router is asked together with the first thinking answer, which saves reading the prompt once more:
+            # at threshold 0 it sends every question there.
+            asks_router = branch is True and sample == 0
+            choice = {"thinking_threshold": 0.0} if asks_router else {"thinking": branch}
+
+            def generate(inputs, rows, branch=branch, sample=sample, choice=choice):
+                torch.manual_seed(seed_of(seed, numbers[0], sample, int(bool(branch)), len(rows)))
+                started = time.perf_counter()
+                answers = generate_answers(model, processor, inputs, **choice, **options)
+                seconds = (time.perf_counter() - started) / len(rows)
+                return [(answer, seconds) for answer in answers]
+
+            results = in_halves(generate, processor, asked, inputs, model.device)
+            for place, result in zip(kept, results, strict=True):
+                record, prefix = cells[place][sample], {True: "thinking: ", False: "non_thinking: ", None: ""}[branch]
+                if isinstance(result, str):
+                    _note(record, prefix, result)
+                    continue
+                answer, seconds = result
+                if asks_router:
+                    for other in cells[place]:
+                        other["thinking_probability"] = answer.thinking_probability
+                mode = "thinking" if answer.thinking else "non_thinking"
+                record[f"correct_{mode}"] = _is_right(answer.text, batch[place], match)
+                record[f"tokens_{mode}"], record[f"seconds_{mode}"] = answer.tokens, seconds
+                record[f"text_{mode}"] = answer.text
+
+
+def _is_right(text: str, row: dict, match: Callable[[str, str], bool]) -> bool:
+    if verifier := row.get("verifier"):
+        return is_correct(text, row["solution"], lambda answer, solution: verifier(answer))
+    return any(is_correct(text, solution, match) for solution in row.get("solutions") or [row["solution"]])
+
+
+def _note(record: dict, prefix: str, result, column: str | None = None) -> None:
+    """Put a result into its column, or, where it is words, with the errors."""
+    if isinstance(result, str):
+        record["error"] = "; ".join(filter(None, [record["error"], prefix + result]))
+    else:
+        record[column] = result
+
+
+def _has_answer(record: dict) -> bool:
+    return record["text_thinking"] is not None or record["text_non_thinking"] is not None
+
+
+def _check_first_batch(records: list[dict]) -> None:
+    short = [record["error"] for record in records if record["error"] and OUT_OF_MEMORY in record["error"]]
+    if short and not any(map(_has_answer, records)):
+        raise ValueError(
+            f"Not one question of the first batch fits into memory, each on its own ({short[0]}). Use a device with "
+            "more memory, or load the weights in a smaller type."
+        )
 
 
 def write_outcomes(outcomes: Dataset, path: str | Path) -> Path:
@@ -177,9 +246,8 @@ def write_outcomes(outcomes: Dataset, path: str | Path) -> Path:
     from pyarrow import parquet
 
     path = Path(path)
-    table = _checked(outcomes, "`outcomes`").with_format("arrow")[
-        :
-    ]  # with the indices of `select` and `filter` applied
+    # Through the format, with which the indices of `select` and `filter` apply.
+    table = _checked(outcomes, "`outcomes`").with_format("arrow")[:]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -235,11 +303,6 @@ def _branches(model) -> list[bool | None]:
     return [True, False] if only is None else [only == "thinking"]
 
 
-def _add_error(record: dict, branch: bool | None, error: Exception) -> None:
-    mode = {True: "thinking: ", False: "non_thinking: ", None: ""}[branch]
-    record["error"] = "; ".join(filter(None, [record["error"], f"{mode}out of memory ({error})"]))
-
-
 def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperature: float) -> None:
     errors = [
         f"`{name}` is {value!r}, but must be at least 1."
@@ -257,27 +320,25 @@ def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperatu
         raise ValueError("\n".join(errors))
 
 
-def _question_ids(rows: Sequence[dict]) -> list[str]:
-    """The id of every row. An error for rows that cannot be answered and judged, or told apart."""
+def _read_questions(rows: Sequence[dict], processor) -> list[Question]:
+    """Every row as a question. An error for rows that cannot be answered and judged, or told apart."""
     if len(rows) == 0:
         raise ValueError("`rows` is empty, so there is nothing to answer.")
-    light = rows
-    if isinstance(rows, Dataset):  # does not decode the images
-        light = rows.select_columns(
-            [name for name in rows.column_names if name in ("prompt", "solution", "task", "id")]
-        )
-    ids, seen = [], {}
-    for number, row in enumerate(light):
+    questions, texts, seen = [], [], {}
+    for number, row in enumerate(stored_rows(rows)):
         for column in ("prompt", "solution", "task"):
             if row.get(column) is None:
                 raise ValueError(
                     f"Row {number} of `rows` has no {column!r}. Outcomes need `prompt`, `solution` and `task`."
                 )
-        ids.append(str(number) if row.get("id") is None else str(row["id"]))
-        first = seen.setdefault((row["task"], ids[-1]), number)
+        identity = str(number) if row.get("id") is None else str(row["id"])
+        first = seen.setdefault((row["task"], identity), number)
         if first != number:
             raise ValueError(
-                f"Rows {first} and {number} of `rows` both have id {ids[-1]!r} in task {row['task']!r}, so their "
+                f"Rows {first} and {number} of `rows` both have id {identity!r} in task {row['task']!r}, so their "
                 "outcomes could not be told apart. Give each question an id of its own, or drop the column."
             )
-    return ids
+        questions.append(Question(row["task"], identity, row.get("subject"), image_length(row, processor)))
+        texts.append("\n".join(text_of(message["content"]) for message in row["prompt"]))
+    lengths = map(len, processor.tokenizer(texts)["input_ids"])  # at once, which is ten times as fast
+    return [question._replace(length=question.length + more) for question, more in zip(questions, lengths, strict=True)]

@@ -309,6 +309,10 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
             cache = DynamicCache(config=self.config)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        shared_layers = self.config.router_layer
+        if route_only and shared_layers == 0:  # nothing in front of the router needs positions and masks
+            router_logits = self._router_logits(inputs_embeds, router_mask, vision_mask)
+            return MetisHomeModelOutputWithPast(last_hidden_state=inputs_embeds, router_logits=router_logits)
 
         # As in the parent: 3 rows for temporal, height and width; a 4th in front holds text positions for packed masks.
         if position_ids is None:
@@ -343,14 +347,10 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
             **kwargs,
         }
         masks = [causal_mask_mapping[layer_type] for layer_type in self.config.layer_types]
-        shared_layers = self.config.router_layer
         for layer, mask in zip(self.layers[:shared_layers], masks[:shared_layers], strict=True):
             hidden_states = layer(hidden_states, attention_mask=mask, **layer_kwargs)
 
-        router_logits = None
-        if router_mask is not None:
-            vision_mask = torch.zeros_like(router_mask) if vision_mask is None else vision_mask
-            router_logits = self.router(hidden_states, router_mask, vision_mask)  # [B, 2]
+        router_logits = self._router_logits(hidden_states, router_mask, vision_mask)
         if route_only:
             return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, router_logits=router_logits)
 
@@ -368,6 +368,18 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         return MetisHomeModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), router_logits=router_logits, **{CACHE: cache}
         )
+
+    def _router_logits(
+        self,
+        hidden_states: torch.Tensor,
+        router_mask: torch.BoolTensor | None,
+        vision_mask: torch.BoolTensor | None,
+    ) -> torch.FloatTensor | None:
+        """The router's scores `(batch_size, 2)`; None where it has nothing to read."""
+        if router_mask is None:
+            return None
+        vision_mask = torch.zeros_like(router_mask) if vision_mask is None else vision_mask
+        return self.router(hidden_states, router_mask, vision_mask)
 
     @staticmethod
     def _branch(

@@ -1,0 +1,68 @@
+"""
+Write the report of an evaluation from its outcomes, without generating anything and without the model.
+
+    metis-home report --outcomes runs/outcomes --output_dir runs/report
+
+Beside dense models that answered the same questions, and at another threshold:
+
+    metis-home report --outcomes runs/outcomes --output_dir runs/report-0.3 --threshold 0.3 \
+        --baselines dense=runs/dense_outcomes
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ._arguments import UsageError
+from ._run import print_statement, run_verb
+
+
+@dataclass
+class ReportArguments:
+    outcomes: str = field(metadata={"help": "folder that `metis-home eval` wrote, or its outcomes.parquet"})
+    output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
+    threshold: float | None = field(
+        default=None, metadata={"help": "the router's; by default the model's own, as eval noted it, else 0.5"}
+    )
+    baselines: list[str] | None = field(
+        default=None, metadata={"help": "models to compare with: name=FOLDER, outcomes of the same questions"}
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`metis-home report`. Takes the flags, gives the exit code."""
+    description = "Write the report of an evaluation from its outcomes, without generating anything."
+    return run_verb("report", ReportArguments, _report, argv, description)
+
+
+def _report(arguments: ReportArguments) -> None:
+    baselines = _named(arguments.baselines or [])
+    from .._extras import require_extra
+
+    require_extra("eval", "datasets", "pyarrow", "matplotlib")
+    from .._folders import staged_folder
+    from ..evaluation.report import write_report
+
+    with staged_folder(arguments.output_dir) as staging:
+        results = write_report(arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines)
+    print_statement(results)
+    print(
+        f"Wrote report.html, results.json, model_index.json and plots/ to {arguments.output_dir}. Next: open "
+        f"{Path(arguments.output_dir) / 'report.html'} in a browser."
+    )
+
+
+def _named(words: list[str]) -> dict[str, str]:
+    named = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not name or not path:
+            raise UsageError(f"`--baselines` has {word!r}, but needs name=FOLDER, such as dense=runs/dense_outcomes.")
+        if name in named:
+            raise UsageError(f"`--baselines` names {name!r} twice. Give every model a name of its own.")
+        named[name] = path
+    return named
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Bootstrap intervals over questions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+CHUNK = 2_000_000  # numbers in memory at once
+
+
+def bootstrap_shares(
+    values: dict[str, np.ndarray], questions: Sequence, *, seed: int = 0, draws: int = 1000
+) -> dict[str, np.ndarray]:
+    """
+    Means of several columns over resampled questions.
+
+    Questions are drawn with replacement, each with all its rows (samples of one question are not independent), and the
+    same draws serve all columns, so that differences of columns are paired (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        values (`dict[str, np.ndarray]`):
+            Name to one number per row; NaN where a row has none, which leaves the row out of that mean.
+        questions (`Sequence[Hashable]`):
+            Per row the question that it belongs to.
+        seed (`int`, *optional*, defaults to 0):
+            Of the draws.
+        draws (`int`, *optional*, defaults to 1000):
+            How many.
+
+    Returns:
+        `dict[str, np.ndarray]`: name to `draws` means.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from hf_metis_home.evaluation.intervals import bootstrap_shares
+
+    >>> bootstrap_shares({"right": np.ones(4)}, ["a", "b", "c", "d"], draws=2)["right"]
+    array([1., 1.])
+    ```
+    """
+    numbers: dict = {}
+    place = np.array([numbers.setdefault(question, len(numbers)) for question in questions])
+    count = len(numbers)
+    known = {name: ~np.isnan(column) for name, column in values.items()}
+    sums = {
+        name: np.bincount(place, np.where(known[name], column, 0.0), minlength=count) for name, column in values.items()
+    }
+    sizes = {name: np.bincount(place, known[name], minlength=count) for name in values}
+    generator = np.random.default_rng(seed)
+    means = {name: [] for name in values}
+    step = max(1, CHUNK // count)
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(float)  # [size, questions]
+        for name in values:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                means[name].append((drawn @ sums[name]) / (drawn @ sizes[name]))
+    return {name: np.concatenate(parts) for name, parts in means.items()}
+
+
+def interval(draws: np.ndarray, confidence: float = 0.95) -> list[float] | None:
+    """The percentile interval of bootstrap draws; None where no draw has a value."""
+    draws = draws[~np.isnan(draws)]
+    if len(draws) == 0:
+        return None
+    tail = 50 * (1 - confidence)
+    return [float(end) for end in np.percentile(draws, [tail, 100 - tail])]

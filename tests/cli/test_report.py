@@ -1,0 +1,31 @@
+"""`metis-home report`: what it refuses, before any work and with a remedy."""
+
+import pytest
+
+from hf_metis_home.cli import main
+from tests.evaluation.report_common import outcome, write_folder
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--baselines", "outcomes-dense"], "`--baselines` has 'outcomes-dense', but needs name=FOLDER"),
+        (["--baselines", "=here"], "needs name=FOLDER"),
+        (["--baselines", "a=x", "a=y"], "`--baselines` names 'a' twice"),
+        (["--threshold", "2"], "`threshold` is 2.0, but must be a probability"),
+        (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which does not exist. Give the folder"),
+        (["--baselines", "a=nowhere"], "`baselines` is 'nowhere', which does not exist. Give the folder"),
+    ],
+)
+def test_refuses(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "outcomes", [outcome(0)])
+    assert main(["report", "--outcomes", "outcomes", "--output_dir", "report", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["outcomes"]
+
+
+def test_overwrites_nothing(tmp_path, capsys):
+    write_folder(tmp_path / "outcomes", [outcome(0)])
+    assert main(["report", "--outcomes", str(tmp_path / "outcomes"), "--output_dir", str(tmp_path / "outcomes")]) == 2
+    assert "exists and is not empty" in capsys.readouterr().err
