@@ -80,9 +80,7 @@ def zero_gradients(stage: int, images=((1,), (1,))) -> dict:
     if stage == 3:  # every parameter is split, however small, and let go of at once
         zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
     config = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": zero, "zero_allow_untested_optimizer": True}
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), config=config
-    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), config=config)
     rank = dist.get_rank()
     engine.backward(loss_of(engine, batch_of((rank == 0,) * 2, images[rank])))
     return {name: safe_get_full_grad(parameter).clone() for name, parameter in engine.module.named_parameters()}
