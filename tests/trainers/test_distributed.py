@@ -56,6 +56,8 @@ def test_sharded_ranks_one_of_which_has_no_images(tmp_path):
 @pytest.mark.parametrize("images", [((1,), (1,)), ((1,), (0,))], ids=["images", "images on one rank"])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_ranks_on_different_branches(tmp_path, stage, images):
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: it is no dependency")
+    pytest.importorskip(
+        "deepspeed", reason="DeepSpeed is not installed (it is not a dependency: pip install deepspeed)"
+    )
     mode = f"zero{stage}" if images[1] == (1,) else f"zero{stage}_text"
     assert_sharded_gradients_equal_one_process(mode, tmp_path, atol=1e-5, images=images)

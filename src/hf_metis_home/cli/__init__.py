@@ -19,6 +19,7 @@ VERBS = {
     "grpo": "train a dense model, a branch or the router on rewards (Stage-RL)",
     "build-data": "make Stage-SFT rows from what a model gets right, sometimes right and wrong",
     "eval": "answer every question with both branches, and write the table of outcomes",
+    "calibrate": "choose the threshold for a ratio, a budget or an accuracy, and write it into the model",
     "report": "write the report of an evaluation from its outcomes, without generating",
     "fit-router": "train the router alone, from labels or outcomes, in seconds",
     "env": "print the versions that a bug report needs",

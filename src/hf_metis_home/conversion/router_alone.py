@@ -9,6 +9,7 @@ from ..modeling import MetisHomeConfig
 def router_config(config: MetisHomeConfig) -> MetisHomeConfig:
     """The configuration of a two-branch model cut to its shared layers."""
     config = copy.deepcopy(config)
+    config.calibration = None  # is about answers, which a router alone has not
     text = config.text_config
     text.num_hidden_layers = text.router_layer
     text.layer_types = text.layer_types[: text.router_layer]

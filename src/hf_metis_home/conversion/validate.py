@@ -8,6 +8,7 @@ from .checkpoint import open_checkpoint
 from .validate_files import check_card, check_code, check_processor, check_token_ids
 from .validate_weights import (
     Folder,
+    check_calibration,
     check_configuration,
     check_dtypes,
     check_files,
@@ -44,6 +45,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Folder], str]], ...] = (
     ("tensors", ("configuration", "files"), check_tensors),
     ("dtypes", ("files",), check_dtypes),
     ("finite values", ("files",), check_finite),
+    ("calibration", ("configuration", "files"), check_calibration),
     ("head", ("tensors",), check_head),
     ("code", ("configuration",), check_code),
     ("processor", (), check_processor),

@@ -22,6 +22,7 @@ from .checkpoint import (
     tensor_problems,
     weight_files,
 )
+from .fingerprint import calibration_problem
 
 
 ARGUMENT = "model_name_or_path"
@@ -187,3 +188,12 @@ def _read_all(title: str, tensors: dict[str, LazyTensor]) -> Iterator[tuple[str,
         for name, tensor in tensors.items():
             yield name, tensor.read()
             progress.advance(task, tensor.nbytes)
+
+
+def check_calibration(folder: Folder) -> str:
+    if problem := calibration_problem(folder.path):
+        raise ValueError(problem)
+    calibration = folder.config.calibration
+    if calibration is None:
+        return f"none, threshold {folder.config.thinking_threshold:g}"
+    return f"threshold {calibration['threshold']:.4g}, of {calibration.get('date')}, for these weights"

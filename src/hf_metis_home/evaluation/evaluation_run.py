@@ -11,6 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ..conversion.fingerprint import calibration_problem, weights_fingerprint
 from ..data.answers import answers_match
 from ..data.work_file import WorkFile
 from .outcomes import collect_outcomes
@@ -58,7 +59,8 @@ def write_run(
     """
     Write the record of a run.
 
-    It holds `arguments`, `versions`, `date`, `model` (name, hash of its configuration, type), `questions_sha256`,
+    It holds `arguments`, `versions`, `date`, `model` (name, hash of its configuration, of a local folder the
+    fingerprint of its weights, type, and what is wrong with its calibration), `questions_sha256`,
     `thinking_threshold`, `tasks` (where those from the Hub come from), `rows`, `failed`, `seconds` (of the last run,
     if it was interrupted) and `seconds_generating` (of all answers, inside `generate`).
     """
@@ -76,6 +78,7 @@ def write_run(
         "model": {
             "name": settings["model_name_or_path"],
             "config_sha256": settings["model"],
+            **_weights(settings["model_name_or_path"]),
             "dtype": settings["dtype"],
             "device": str(model.device),
         },
@@ -88,3 +91,10 @@ def write_run(
         "seconds_generating": round(sum(value for value in generating if value is not None), 3),
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _weights(name: str) -> dict:
+    if not Path(name).is_dir():
+        return {}
+    problem = calibration_problem(name)
+    return {"weights": weights_fingerprint(name)} | ({"calibration": problem} if problem else {})

@@ -120,6 +120,9 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
     Args:
         thinking_threshold (`float`, *optional*, defaults to 0.5):
             A query goes to the thinking branch where the router's probability is at least this, in [0, 1].
+        calibration (`dict`, *optional*):
+            How `thinking_threshold` was chosen, as `metis-home calibrate` writes it: target, value, held-out figures,
+            hashes of outcomes and weights. Nothing in the model reads it; training drops it. None: not calibrated.
         only_branch (`str`, *optional*):
             `"thinking"` or `"non_thinking"`: build, and load, that branch alone, in the memory of the dense model, as
             in `from_pretrained(folder, only_branch="thinking")`. It then answers every query; the router can still be
@@ -154,6 +157,7 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
     sub_configs_defaults = sub_configs
 
     thinking_threshold: float = 0.5
+    calibration: dict | None = None
     only_branch: str | None = None
     assistant_header_ids: list[int] | tuple[int, ...] = ()
     end_of_turn_id: int | None = None

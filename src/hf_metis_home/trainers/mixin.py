@@ -34,6 +34,8 @@ class MetisHomeTrainerMixin:
         self.accelerator.print(describe_trainable(self.plain_model))
         if self.is_world_process_zero():
             write_run(self)
+        if self.two_branch:
+            self.plain_model.config.calibration = None  # was made with other weights
         return super().train(*args, **kwargs)
 
     def _clip_grad_norm(self, model):

@@ -76,6 +76,7 @@ def fit_router_checkpoint(
         **asdict(fit),
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
     }
+    hybrid.config.calibration = None  # was made with another router
     with staged_folder(output_dir) as staging:
         write_shards(staging, tensors, shard_limit(hybrid.files))
         write_model_files(staging, hybrid.config, hybrid.config.dtype)

@@ -1,0 +1,92 @@
+"""A calibrated threshold, written into a model's configuration with what it rests on."""
+
+import hashlib
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .. import __version__
+from ..conversion.checkpoint import HYBRID, read_config
+from ..conversion.fingerprint import calibration_problem, weights_fingerprint
+from .calibration import calibrate_threshold
+from .outcomes import read_outcomes
+
+
+def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **options) -> dict:
+    """
+    Choose a threshold from outcomes and write it into `config.json`, as `thinking_threshold` and `calibration`. The
+    file is replaced whole; no weights are written.
+
+    Args:
+        model_name_or_path (`str` or `Path`):
+            Folder of a two-branch model.
+        outcomes (`str` or `Path`):
+            Folder that `metis-home eval` wrote, or its `outcomes.parquet`.
+        options:
+            Target, `confidence`, `validation_fraction` and `seed` of [`~evaluation.calibration.calibrate_threshold`].
+
+    Returns:
+        `dict`: what `calibrate_threshold` gives, with `outcomes_sha256`, `weights` (their fingerprint), `date` and
+        `version` of this package.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: no two-branch model, outcomes of other weights, or what `calibrate_threshold` refuses. Nothing is
+            written then.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.evaluation.calibrated_model import calibrate_model
+
+    >>> calibrate_model("runs/hybrid", "runs/outcomes", thinking_ratio=0.4)["statement"]
+    ```
+    """
+    folder = Path(model_name_or_path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, which is not a folder here, so nothing can be "
+            "written into it. Fetch a Hub repository first, with `hf download OWNER/NAME --local-dir FOLDER`."
+        )
+    read_config(folder, "model_name_or_path", HYBRID)
+    path = Path(outcomes)
+    path = path / "outcomes.parquet" if path.is_dir() else path
+    table = read_outcomes(path)
+    weights = weights_fingerprint(folder)
+    _check_same_weights(path, weights)
+    if problem := calibration_problem(folder):
+        print(f"warning: {problem} It is replaced now.", file=sys.stderr)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    found = {
+        **calibrate_threshold(table, **options),
+        "outcomes_sha256": digest,
+        "weights": weights,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+    }
+    _write(folder / "config.json", {"thinking_threshold": found["threshold"], "calibration": found})
+    return found
+
+
+def _check_same_weights(path: Path, weights: str) -> None:
+    run = path.with_name("run.json")
+    noted = json.loads(run.read_text(encoding="utf-8")).get("model", {}) if run.is_file() else {}
+    if noted.get("weights") not in (None, weights):
+        raise ValueError(
+            f"`outcomes` is {str(path)!r}, of a model with other weights ({noted.get('name')!r}, see {run.name}). "
+            "Evaluate this model, and calibrate it on its own outcomes."
+        )
+
+
+def _write(path: Path, fields: dict) -> None:
+    """Change fields of a JSON file, which is whole at every moment."""
+    config = json.loads(path.read_text(encoding="utf-8")) | fields
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
