@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from hf_metis_home.lab.results import combine
+from hf_metis_home.lab.results import accuracy_interval, combine
 
 
 MODELS = ("base", "reasoning_only", "dense_mixed", "hybrid", "hybrid_thinking", "hybrid_non_thinking")
@@ -52,3 +52,17 @@ def test_the_statement_carries_the_control_and_its_figures():
 def test_a_smoke_run_claims_nothing():
     statement = combine([run(0)], "smoke")["statement"]
     assert "figures mean nothing" in " ".join(statement) and "32.0 %" not in " ".join(statement)
+
+
+def test_interval_of_one_seed_is_that_of_a_share():
+    low, high = accuracy_interval([{"accuracy": 0.3, "n": 1000}])
+    half = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
+    assert (low, high) == (pytest.approx(0.3 - half, abs=2e-3), pytest.approx(0.3 + half, abs=2e-3))
+
+
+def test_interval_of_several_seeds_has_both_sources():
+    within = accuracy_interval([{"accuracy": 0.5, "n": 400}] * 3)
+    between = accuracy_interval([{"accuracy": value, "n": 400} for value in (0.3, 0.5, 0.7)])
+    assert within == pytest.approx((0.5 - 1.96 * 0.5 / 1200**0.5, 0.5 + 1.96 * 0.5 / 1200**0.5), abs=5e-3)
+    # Three different seeds with 400 questions each: the standard deviation of a draw's mean is 0.0943.
+    assert between[0] < 0.36 and between[1] > 0.64

@@ -5,7 +5,7 @@ The real thing, minutes:
 
     metis-home demo
 
-Every stage, Stage-RL and data by pass rate included, with what each gains:
+And from the same bases every stage of the method, Stage-RL and data by pass rate included, with what each gains:
 
     metis-home demo --stages all
 
@@ -27,13 +27,13 @@ from ._run import run_verb
 class DemoArguments:
     preset: Literal["smoke", "small", "full"] = field(
         default="small",
-        metadata={"help": "smoke: plumbing only; small: one seed, minutes; full: three seeds (all: two)"},
+        metadata={"help": "smoke: plumbing only; small: one seed, minutes; full: three seeds"},
     )
     stages: Literal["sft", "all"] = field(
         default="sft",
         metadata={
-            "help": "sft: a base, its hybrid and the controls; all: the whole method, with Stage-RL, data by pass rate "
-            "and a router on outcomes"
+            "help": "sft: a base, its hybrid and the controls; all: and from the same base the whole method, with "
+            "Stage-RL, data by pass rate and a router on outcomes"
         },
     )
     seed: int = field(default=0, metadata={"help": "seed of data and training; the first of three with preset full"})
@@ -69,23 +69,27 @@ def _method(arguments: DemoArguments) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..lab.method_demo import COLUMNS, rows_of, run_method_demo
+    from ..lab.method_demo import COLUMNS, INTERVALS, TABLES, rows_of, run_method_demo
 
     output_dir = _free_folder(Path("runs/method")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_method_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
-    table = Table("", *COLUMNS.values(), "thinking", "tokens", box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows_of(results):
-        table.add_row(*row)
-    Console(highlight=False, width=max(Console().width, 140)).print(table)
+    console = Console(highlight=False, width=max(Console().width, 160))
+    for name, (title, _) in TABLES.items():
+        table = Table(title, *COLUMNS.values(), "thinking", "tokens", box=None, pad_edge=False, header_style="bold")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows_of(results, name):
+            table.add_row(*row)
+        console.print(table)
+        console.print()
     if arguments.preset == "smoke":
         print("A smoke run: every stage ran for a few steps, and the figures mean nothing.")
     else:
         print("Percent right, share of thinking, mean tokens of an answer; a model of about a million parameters.")
+        print(INTERVALS)
     print(
-        f"Wrote {output_dir}: method.json, method.md, and per seed base/, stage_rl/, data/ and hybrid/. "
-        "Next: docs/recipes.md, for a model of useful size."
+        f"Wrote {output_dir}: method.json, method.md, and per seed base/, hybrid/ and method/ (stage_rl/, data/, "
+        "hybrid/). Next: docs/recipes.md, for a model of useful size."
     )
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .presets import PRESETS, Preset
-from .report import write_report
+from .report import MODELS, write_report
 from .results import combine
 
 
@@ -77,7 +78,8 @@ def _run_seed(sizes: Preset, seed: int, folder: Path, scratch: Path, board: "_Bo
 
         def submit(stage: str) -> Future:
             board.add(stage, seed)
-            return pool.submit(_stage, stage, sizes, seed, folder, scratch, events)
+            threads = 2 if stage == "base" else 1
+            return pool.submit(run_stage, stage, sizes, seed, folder, scratch, events.put, threads)
 
         for stages in (("base",), ("hybrid", "dense_mixed", "reasoning_only")):
             futures = [submit(stage) for stage in stages]
@@ -87,13 +89,15 @@ def _run_seed(sizes: Preset, seed: int, folder: Path, scratch: Path, board: "_Bo
                 summaries, seconds[stage] = future.result()
                 models |= summaries
             board.drain(events)
-    order = ("base", "reasoning_only", "dense_mixed", "hybrid", "hybrid_thinking", "hybrid_non_thinking")
-    return {"seed": seed, "models": {name: models[name] for name in order}, "seconds": seconds}
+    return {"seed": seed, "models": {name: models[name] for name in MODELS}, "seconds": seconds}
 
 
-def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, events) -> tuple[dict, float]:
+def run_stage(
+    stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, report: Callable | None = None, threads: int = 1
+) -> tuple[dict, float]:
     """
-    Train one model and answer the test questions with it, in a process of its own.
+    Train one model and answer the test questions with it, in a process of its own. `report` is called with the stage,
+    the seed and the share that is done.
 
     Returns:
         Summaries per model (the hybrid is three: routed and forced both ways), and the seconds it took.
@@ -110,10 +114,10 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
 
     class Report(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step % 5 == 0:
-                events.put((stage, seed, 0.9 * state.global_step / state.max_steps))
+            if report is not None and state.global_step % 5 == 0:
+                report((stage, seed, 0.9 * state.global_step / state.max_steps))
 
-    torch.set_num_threads(2 if stage == "base" else 1)
+    torch.set_num_threads(threads)
     work = scratch / f"{stage}_{seed}"
     if stage == "base":
         model, processor = stages.train_base(sizes, seed, work, [Report()])
@@ -138,7 +142,8 @@ def _stage(stage: str, sizes: Preset, seed: int, folder: Path, scratch: Path, ev
     if stage == "hybrid":
         results = {task: {name: cell[name] for name in CARD_COLUMNS} for task, cell in summaries[stage].items()}
         save_hub_folder(model, processor, folder / "hybrid", stage="sft", notes=[CARD_NOTE], results=results)
-    events.put((stage, seed, 1.0))
+    if report is not None:
+        report((stage, seed, 1.0))
     return summaries, time.perf_counter() - started
 
 
