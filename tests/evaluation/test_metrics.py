@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,28 @@ def test_failed_rows_are_wrong_and_have_no_length():
     assert policies["router"]["tokens"] == 16.5 and policies["router"]["thinking_ratio"] == pytest.approx(3 / 5)
     assert policies["non_thinking"]["accuracy"] == pytest.approx(2 / 6)
     assert cells["hacc"] == 0.5  # of what both branches answered
+    for point in evaluate_outcomes(table(HAND + failed), 0.5, draws=2)["curve"]["all"]:
+        there = evaluate_outcomes(table(HAND + failed), point["threshold"], draws=2)["tasks"]["all"]["policies"]
+        assert [point["accuracy"], point["tokens"]] == pytest.approx(
+            [there["router"]["accuracy"], there["router"]["tokens"]]
+        )
+
+
+def test_a_threshold_is_compared_in_fp32_as_the_model_does():
+    probability = torch.tensor([0.7, 0.1, 0.5])
+    rows = [row(n, float(value), (True, 30), (False, 6)) for n, value in enumerate(probability)]
+    for threshold in (0.7, 0.1, 0.5):
+        policies = evaluate_outcomes(table(rows), threshold, draws=2)["tasks"]["all"]["policies"]
+        assert policies["router"]["thinking_ratio"] == (probability >= threshold).double().mean().item()
+
+
+def test_differences_are_paired():
+    dense = [row(n, None, (n in (0, 2), 25), None) for n in reversed(range(4))]  # right where the router is
+    policies = evaluate_outcomes(table(HAND), 0.5, baselines={"base": table(dense)})["tasks"]["all"]["policies"]
+    assert policies["base"]["interval"] == policies["router"]["interval"] != [0.5, 0.5]
+    assert policies["base"]["difference"] == 0.0 and policies["base"]["difference_interval"] == [0.0, 0.0]
+    assert policies["thinking"]["difference"] == -0.25 and policies["thinking"]["difference_interval"][1] == 0.0
+    assert "difference" not in policies["router"]
 
 
 def test_dense_models_and_single_branches_have_what_they_have():

@@ -14,8 +14,9 @@ def bootstrap_shares(
     """
     Means of several columns over resampled questions.
 
-    Questions are drawn with replacement, each with all its rows (samples of one question are not independent), and the
-    same draws serve all columns, so that differences of columns are paired (Efron and Tibshirani 1993, chapter 13).
+    Questions are drawn with replacement, each with all its rows (samples of one question are not independent). The same
+    draws serve all columns, and other calls on the same questions, so that differences of columns are paired (Efron and
+    Tibshirani 1993, chapter 13).
 
     Args:
         values (`dict[str, np.ndarray]`):
@@ -40,8 +41,9 @@ def bootstrap_shares(
     array([1., 1.])
     ```
     """
-    numbers: dict = {}
-    place = np.array([numbers.setdefault(question, len(numbers)) for question in questions])
+    # In an order of their own, so that another model's table of the same questions meets the same draws.
+    numbers = {question: number for number, question in enumerate(sorted(set(questions)))}
+    place = np.array([numbers[question] for question in questions])
     count = len(numbers)
     known = {name: ~np.isnan(column) for name, column in values.items()}
     sums = {

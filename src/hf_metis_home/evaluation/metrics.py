@@ -45,11 +45,13 @@ def evaluate_outcomes(
         `dict`, for `json.dump`; None where a figure is not known:
 
         - `threshold`;
-        - `tasks`: each task, and `"all"`, to `n`, `failed` (rows with an error), `policies` (`"router"`, `"thinking"`,
-          `"non_thinking"`, `"random"`, `"oracle"`, or `"model"` of a dense one, and the baselines, to `accuracy`,
-          `interval` of 95 %, `thinking_ratio`, `tokens`, `tokens_p95`, `seconds`), `format` (share of well-formed
-          answers per branch), `leakage`, and where both branches answered `tokens_saved` and `seconds_saved` (of
-          thinking always, as a share), `hacc`, `apgr`, `cpt50`, `cpt80`, `nauc`, `regret`, `ece`;
+        - `tasks`: each task, and `"all"`, to `n`, `failed` (rows with an error), `policies`, `format` (share of
+          well-formed answers per branch), `leakage`, and where both branches answered `tokens_saved` and
+          `seconds_saved` (of thinking always, as a share), `hacc`, `apgr`, `cpt50`, `cpt80`, `nauc`, `regret`, `ece`.
+          Policies are `"router"`, `"thinking"`, `"non_thinking"`, `"random"`, `"oracle"`, or `"model"` of a dense one,
+          and the baselines, each with `accuracy`, `interval` of 95 %, `thinking_ratio`, `tokens`, `tokens_p95`,
+          `seconds`; beside a router also `difference`, the router's accuracy minus this one, and the paired
+          `difference_interval`;
         - `subjects`: task to subject to `n`, `accuracy` per policy and `thinking_ratio`;
         - `curve`: task and `"all"` to `threshold`, `accuracy`, `tokens`, `thinking_ratio` at every threshold that makes
           a difference (at most 201), from all to none thinking;
@@ -109,7 +111,9 @@ class Rows:
         asked = table["thinking_probability"].astype(float).to_numpy()
         # Where the router could not be asked the row failed, whichever branch is taken.
         self.probability = np.nan_to_num(asked)
-        self.thinking = np.where(np.isnan(asked), np.nan, (asked >= threshold).astype(float))
+        # Compared in fp32, as the model does: there a probability of 0.7 is not below a threshold of 0.7.
+        thinking = asked.astype(np.float32) >= np.float32(threshold)
+        self.thinking = np.where(np.isnan(asked), np.nan, thinking.astype(float))
         self.branches = [branch for number, branch in enumerate(BRANCHES) if self.answered[:, number].any()]
         self.both = len(self.branches) == 2 and not np.isnan(asked).all()
 
@@ -157,6 +161,11 @@ def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
             "tokens_p95": None if np.isnan(tokens).all() or name == "random" else float(np.nanpercentile(tokens, 95)),
             "seconds": _mean(source.mean_of(source.seconds, share)),
         }
+    for name in policies.keys() - {"router"} if "router" in policies else ():
+        policies[name] |= {
+            "difference": policies["router"]["accuracy"] - policies[name]["accuracy"],
+            "difference_interval": interval(drawn["router"] - drawn[name]),
+        }
     cells = {
         "n": len(rows.table),
         "failed": int(rows.table["error"].notna().sum()),
@@ -193,8 +202,12 @@ def _router(rows: Rows, policies: dict) -> dict:
 
 def _curve(rows: Rows) -> list[dict]:
     known = ~np.isnan(rows.thinking)
-    right, tokens, probability = rows.right[known], np.nan_to_num(rows.tokens[known]), rows.probability[known]
-    accuracy, cost = call_curve(right, probability), call_curve(tokens, probability)
+    right, tokens, probability = rows.right[known], rows.tokens[known], rows.probability[known]
+    accuracy = call_curve(right, probability)
+    total, lengths = (
+        call_curve(values.astype(float), probability) for values in (np.nan_to_num(tokens), ~np.isnan(tokens))
+    )
+    cost = np.divide(total, lengths, out=np.full(len(total), np.nan), where=lengths > 1e-12)  # of answers there are
     values, counts = np.unique(probability, return_counts=True)
     at_least = np.cumsum(counts[::-1])[::-1]  # how many think at the threshold `values[i]`
     points = [(float(value), int(count)) for value, count in zip(values, at_least, strict=True)]
@@ -206,7 +219,7 @@ def _curve(rows: Rows) -> list[dict]:
         {
             "threshold": value,
             "accuracy": float(accuracy[count] * scale),
-            "tokens": float(cost[count]),
+            "tokens": None if np.isnan(cost[count]) else float(cost[count]),
             "thinking_ratio": count / len(probability),
         }
         for value, count in points

@@ -66,7 +66,7 @@ def nauc(right: np.ndarray, tokens: np.ndarray, probability: np.ndarray) -> floa
     """
     cost, accuracy = call_curve(tokens, probability), call_curve(right, probability)
     width = cost[-1] - cost[0]
-    return None if width == 0 else float(np.trapezoid(accuracy, cost) / width)
+    return None if width == 0 else float(((accuracy[1:] + accuracy[:-1]) / 2 * np.diff(cost)).sum() / width)
 
 
 def reliability(right: np.ndarray, probability: np.ndarray) -> list[dict]:

@@ -7,6 +7,8 @@ Bounded, so that a report stays small however many questions there are.
 import io
 from pathlib import Path
 
+import numpy as np
+
 from .page import data_uri
 
 
@@ -41,7 +43,7 @@ def wrong_routes(table, threshold: float, questions: Path | None = None) -> dict
         & table["correct_thinking"].notna()
         & table["correct_non_thinking"].notna()
     ]
-    thinking = answered["thinking_probability"] >= threshold
+    thinking = answered["thinking_probability"].astype("float32") >= np.float32(threshold)  # as the model compares
     right = {mode: answered[f"correct_{mode}"].astype(bool) for mode in ("thinking", "non_thinking")}
     kinds = {
         "missed": answered[~thinking & right["thinking"] & ~right["non_thinking"]],
