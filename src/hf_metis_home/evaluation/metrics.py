@@ -219,10 +219,11 @@ def _curve(rows: Rows) -> list[dict]:
         {
             "threshold": value,
             "accuracy": float(accuracy[count] * scale),
-            "tokens": None if np.isnan(cost[count]) else float(cost[count]),
+            "tokens": float(cost[count]),
             "thinking_ratio": count / len(probability),
         }
         for value, count in points
+        if not np.isnan(cost[count])  # else not one answer has a length
     ]
 
 
