@@ -2,8 +2,6 @@
 
 import json
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from sklearn.metrics import auc
 from hf_metis_home.evaluation.intervals import bootstrap_shares, interval
 from hf_metis_home.evaluation.leakage import format_validity, leakage
 from hf_metis_home.evaluation.metrics import evaluate_outcomes
-from hf_metis_home.evaluation.outcomes import COLUMNS, FEATURES, write_outcomes
+from hf_metis_home.evaluation.outcomes import COLUMNS, FEATURES
 from hf_metis_home.evaluation.routing import calibration_error, call_curve, call_performance, hacc, nauc, reliability
 
 
@@ -254,12 +252,3 @@ def test_leakage_and_format():
     assert leakage(texts, [1, 2, 3, 4]) == {"reflective": 0.25, "thought": 0.75, "tokens": 2.5}
     assert format_validity(texts, thinking=False) == 0.25 and format_validity(texts, thinking=True) == 0.25
     assert leakage([], []) is None and format_validity([], True) is None
-
-
-def test_the_code_of_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_outcomes(table(HAND), tmp_path / "outcomes" / "outcomes.parquet")
-    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
-    [block] = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
-    exec(block, {})
-    assert capsys.readouterr().out.startswith("0.5 [") and "`apgr`" in page
