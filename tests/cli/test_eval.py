@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
 from PIL import Image
 from pyarrow import parquet
 
 from hf_metis_home.cli import eval as eval_verb
 from hf_metis_home.cli import main
+from hf_metis_home.cli.eval import EvalArguments
 from hf_metis_home.conversion import save_hub_folder
+from hf_metis_home.evaluation.evaluation_run import settings_of
 from hf_metis_home.evaluation.outcomes import read_outcomes
 from tests.trainers.common import make_hybrid, make_rows
 
@@ -87,6 +91,19 @@ def test_a_killed_run_goes_on_to_the_same_table(folder, tmp_path, capsys):
     resumed, whole = (read_outcomes(tmp_path / name / "outcomes.parquet") for name in ("out", "whole"))
     assert resumed.remove_columns(SECONDS).to_dict() == whole.remove_columns(SECONDS).to_dict()
     assert None not in resumed["seconds_thinking"]
+
+
+def test_other_weights_in_the_same_folder_are_noticed(folder, tmp_path):
+    model, _ = make_hybrid()
+    rows, arguments = Dataset.from_parquet(str(folder / "rows.parquet")), asdict(EvalArguments(str(tmp_path), "out"))
+    found = []
+    for step in (0.0, 0.0, 1e-3):
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] += step
+        model.save_pretrained(tmp_path)
+        found.append(settings_of(arguments, model, rows))
+    assert found[0] == found[1]
+    assert {name for name in found[0] if found[0][name] != found[2][name]} == {"weights"}
 
 
 def test_what_is_complete_is_not_overwritten(folder, tmp_path, capsys):

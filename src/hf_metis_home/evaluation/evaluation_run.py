@@ -24,9 +24,11 @@ OPTIONS = ("max_new_tokens", "batch_size", "samples", "temperature", "seed")
 
 
 def settings_of(arguments: dict, model, rows) -> dict:
-    """What an interrupted run must share with the one that goes on."""
+    """What an interrupted run must share with the one that goes on; `weights` is None of a model on the Hub."""
+    name = arguments["model_name_or_path"]
     return {
-        "model_name_or_path": arguments["model_name_or_path"],
+        "model_name_or_path": name,
+        "weights": weights_fingerprint(name) if Path(name).is_dir() else None,
         "model": hashlib.sha256(model.config.to_json_string(use_diff=False).encode()).hexdigest(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "questions": fingerprint(rows),
@@ -78,7 +80,7 @@ def write_run(
         "model": {
             "name": settings["model_name_or_path"],
             "config_sha256": settings["model"],
-            **_weights(settings["model_name_or_path"]),
+            **_weights(settings),
             "dtype": settings["dtype"],
             "device": str(model.device),
         },
@@ -93,8 +95,8 @@ def write_run(
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _weights(name: str) -> dict:
-    if not Path(name).is_dir():
+def _weights(settings: dict) -> dict:
+    if settings["weights"] is None:
         return {}
-    problem = calibration_problem(name)
-    return {"weights": weights_fingerprint(name)} | ({"calibration": problem} if problem else {})
+    problem = calibration_problem(settings["model_name_or_path"])
+    return {"weights": settings["weights"]} | ({"calibration": problem} if problem else {})

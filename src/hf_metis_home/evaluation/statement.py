@@ -72,7 +72,7 @@ def _others(policies: dict) -> list[str]:
         points = 100 * (router["accuracy"] - cell["accuracy"])
         tokens = f", with {decimal(cell['tokens'])} tokens" if known(cell.get("tokens")) else ""
         who = "Thinking just as often, but at random, gives" if name == "random" else f"The dense model {name!r} gives"
-        sentences.append(f"{who} {_accuracy(cell)}{tokens}: the router is {_points(points)}{_apart(router, cell)}.")
+        sentences.append(f"{who} {_accuracy(cell)}{tokens}: the router is {_points(points)}{_paired(cell)}.")
     return sentences
 
 
@@ -80,12 +80,12 @@ def _points(points: float) -> str:
     return f"{abs(points):.1f} points {'above' if points >= 0 else 'below'}"
 
 
-def _apart(one: dict, other: dict) -> str:
-    """Whether two intervals are apart. Overlapping ones do not prove that there is no difference."""
-    if not (one.get("interval") and other.get("interval")):
+def _paired(cell: dict) -> str:
+    """The interval of the difference on the same questions: two intervals may overlap where there is a difference."""
+    low, high = cell.get("difference_interval") or (None, None)
+    if not (known(low) and known(high)):
         return ""
-    apart = one["interval"][0] > other["interval"][1] or other["interval"][0] > one["interval"][1]
-    return "; the intervals do not overlap" if apart else "; the intervals overlap"
+    return f" (question by question, 95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _oracle(cells: dict, policies: dict) -> str | None:
