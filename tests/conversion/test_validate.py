@@ -156,7 +156,7 @@ def test_code_of_another_version_is_a_note(folder):
 
 # Configuration and weights
 
-WEIGHTS = ("tensors", "dtypes", "finite values", "head")
+WEIGHTS = ("tensors", "dtypes", "finite values", "head", "calibration")
 
 
 @pytest.mark.parametrize(
