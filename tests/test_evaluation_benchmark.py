@@ -2,12 +2,15 @@
 
 import re
 
+import pytest
+
 from benchmarks import evaluation
 from hf_metis_home.conversion import save_hub_folder, upcycle
 from hf_metis_home.evaluation import outcomes
 from hf_metis_home.lab.miniature import build_miniature
 
 
+@pytest.mark.slow
 def test_evaluation_benchmark(tmp_path):
     dense, processor = build_miniature()
     save_hub_folder(upcycle(dense, processor, thinking_model=dense), processor, tmp_path / "hybrid")
@@ -20,7 +23,7 @@ def test_evaluation_benchmark(tmp_path):
     [(seconds, inside)] = re.findall(
         r"^8 questions, both branches, batches of 4: ([\d.]+) s, of which ([\d.]+) s", page, re.M
     )
-    assert 0 < float(inside) < float(seconds)
+    assert 0 < float(inside) <= float(seconds)  # rounded
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == [*evaluation.MIXES, "all tasks, prompts of two lengths"]
     assert all(len(row) == 5 and float(row[4]) > 0 for row in rows)
