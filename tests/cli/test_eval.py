@@ -66,6 +66,7 @@ def test_the_folder(folder, tmp_path, capsys):
     assert run["seconds_generating"] == pytest.approx(generating, abs=1e-2) and run["seconds"] > generating
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_table(folder, tmp_path, capsys):
     more = ["--batch_size", "1", "--max_new_tokens", "40"]
     work = tmp_path / "out.outcomes.jsonl"
