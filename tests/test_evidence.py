@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evidence import joint, probes, story, summary
+from benchmarks.evidence import capacity, joint, probes, story, summary
 from benchmarks.evidence.common import Results, answers, in_convention, load_base, questions, taught
 from benchmarks.evidence.paired import at_equal_tokens, difference
 from hf_metis_home.data import parse_completion
@@ -99,9 +99,9 @@ def test_changed_texts_are_counted():
 def test_commands(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(story, "DENSE", story.DENSE[:3])
     monkeypatch.setattr(story, "MORE_DENSE", [])
-    for command in (story, joint, probes):
+    for command in (story, joint, probes, capacity):
         output = tmp_path / f"{command.__name__.split('.')[-1]}_0.json"
-        flags = ["--base", str(base), "--output", str(output), "--smoke"]
+        flags = ["--output", str(output), "--smoke", *(["--base", str(base)] if command is not capacity else [])]
         command.main(flags)
         written = output.read_bytes()
         command.main(flags)  # everything is there
@@ -115,5 +115,5 @@ def test_commands(base, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     summary.main(["--folder", str(tmp_path)])
     printed = capsys.readouterr().out
-    for rule in ("2  ", "3  ", "4  ", "5  ", "6  ", "8  ", "9  ", "10 "):
+    for rule in ("2  ", "3  ", "4  ", "5  ", "6  ", "8  ", "9  ", "10 ", "11 "):
         assert f"\n{rule}" in printed

@@ -34,9 +34,10 @@ BATCH = 32  # rows per step of supervised training
 LETTERS = "abcdefghij"  # a digit in the second convention
 
 
-def arguments(name: str, description: str, argv: list[str] | None, arms=()) -> argparse.Namespace:
+def arguments(name: str, description: str, argv: list[str] | None, arms=(), base=True) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.evidence.{name}", description=description)
-    parser.add_argument("--base", type=Path, required=True, help="Dense base of a demo: model and processor.")
+    if base:
+        parser.add_argument("--base", type=Path, required=True, help="Dense base of a demo: model and processor.")
     parser.add_argument("--seed", type=int, default=0, help="Of data, order and initial weights.")
     parser.add_argument("--output", type=Path, required=True, help="JSON of results; arms that it holds are skipped.")
     parser.add_argument("--smoke", action="store_true", help="A few steps and questions: figures mean nothing.")

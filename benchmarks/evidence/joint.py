@@ -26,7 +26,7 @@ UNSEEN = ("squares", "words")
 SEEN = tuple(task for task in TASKS if task not in UNSEEN)
 THINKING = {"chain": 26, "located_hard": 18, "located_easy": 2}
 DIRECT = {"shapes": 18, "corner": 6, "digits": 10, "located_easy": 14, "chain": 2, "located_hard": 2}
-STEPS = 600
+STEPS = 800
 ARMS = {  # options of the router; None for a dense model
     "hybrid, depth 1": {"router_layer": 1},
     "dense": None,

@@ -83,7 +83,7 @@ class Story:
 
     def teach(self, kinds, dense) -> None:
         """The convention, from easy rows, with a share of replay for some dense arms."""
-        steps = self.steps(150)
+        steps = self.steps(300)
         count = steps * BATCH
         rows = taught(stage_rows(NEW_MIX, count, "train", self.seed + 2, thinking=False))
         replay = stage_rows(THINKING_MIX, count // 10, "train", self.seed + 1)
@@ -124,7 +124,7 @@ class Story:
             else:
                 model, options = self.dense(start), {"rate": RL_RATES["dense"]}
             prompts = 2 if self.smoke else 16
-            model = reinforce(model, self.processor, rows, self.steps(50), self.seed, prompts=prompts, **options)
+            model = reinforce(model, self.processor, rows, self.steps(80), self.seed, prompts=prompts, **options)
             self.finish(arm, model, started)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, THINKING_TASKS
+from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, TASKS, THINKING_TASKS
 
 from .joint import ARMS, SEEN, UNSEEN
 from .paired import at_equal_tokens, both_modes, difference, numbers, of_draws, right
@@ -195,6 +195,21 @@ def _digits(thinks: dict, tasks) -> np.ndarray:
     return np.array([int(digit) for task in tasks for digit in thinks[task]])
 
 
+def capacity(runs: list[dict]) -> None:
+    pools = {"all": TASKS, "hard": HARD_TASKS, "located": LOCATED_TASKS, "easy": EASY_TASKS}
+    print(head("arm", *(f"{pool}, own choice" for pool in pools), "hard, forced to think", "easy, forced directly"))
+    arms = dict.fromkeys(arm for run in runs for arm in run)
+    for arm in arms:
+        asked = [("free", tasks) for tasks in pools.values()] + [("thinking", HARD_TASKS), ("direct", EASY_TASKS)]
+        found = having(runs, arm)
+        print(row(arm, *(cell([100 * right(run[arm][mode], tasks).mean() for run in found]) for mode, tasks in asked)))
+    for other in arms:
+        if (found := having(runs, "hybrid", other)) and other != "hybrid":
+            for name, tasks in pools.items():
+                sides = [[right(run[arm]["free"], tasks) for run in found] for arm in ("hybrid", other)]
+                print(f"11 hybrid - {other}, {name}:", difference(*sides))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.summary", description=__doc__.splitlines()[1])
     parser.add_argument("--folder", type=Path, required=True, help="Results of all seeds.")
@@ -208,6 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     print()
     if runs := load(folder, "probes"):
         probes(runs, joint_runs, story_runs)
+    print()
+    if capacity_runs := load(folder, "capacity"):
+        capacity(list(capacity_runs.values()))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,12 @@ def test_threshold_comes_from_the_flag_then_the_run_then_the_default(report):
         report(threshold=1.5)
 
 
+def test_stale_calibration_is_told(report):
+    assert "stale" not in report(run={"model": {"name": "m"}}).shown
+    problem = "The calibration is stale: the weights have changed since <b>2026</b>."
+    assert f"When this was evaluated: {problem}" in report(run={"model": {"calibration": problem}}).shown
+
+
 def test_samples_are_what_the_router_got_wrong(report):
     page = report(questions={})
     images = [attributes for tag, attributes in page.tags if tag == "img"]

@@ -87,8 +87,9 @@ def test_labels_are_learned_and_nothing_else_moves(options):
     assert torch.equal(found > 0.5, is_hard()) and (found - 0.5).abs().min() > 0.1
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     router = "model.language_model.router."
-    names = ("up_proj.weight", "up_proj.bias", "score.weight", "score.bias")
-    assert changed == {router + name for name in names}  # not the queries of attention pooling
+    names = ["up_proj.weight", "up_proj.bias", "score.weight", "score.bias"]
+    names += ["query.weight"] * (options.get("router_pooling") == "attention")
+    assert changed == {router + name for name in names}
     assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     assert all(parameter.grad is None for parameter in model.parameters())
     assert fit.calibrated.accuracy == 1.0 and fit.calibrated.loss < fit.before.loss and fit.step > 0
@@ -113,6 +114,18 @@ def test_figures_are_those_of_the_model():
     assert not torch.equal(thinking, after.softmax(dim=-1)[:, 1] >= 0.5)  # else the threshold could be any
     assert fit.threshold == model.config.thinking_threshold == 0.95
     assert fit.calibrated.thinking_ratio == fit.policies["random"].thinking_ratio
+
+
+def test_tokens_are_read_as_the_model_reads_them():
+    model, processor = make_hybrid(router_pooling="attention")
+    router = model.model.language_model.router
+    torch.nn.init.normal_(router.query.weight)
+    torch.nn.init.normal_(router.score.weight)
+    tokens = router_training.read_prompts(model, processor, ROWS, range(len(ROWS)))
+    weights = dict(router.named_parameters())
+    logits = router_training.token_logits(router, weights, [tokens[number] for number in range(len(ROWS))])
+    expected = model.route(**prompt_inputs(processor, ROWS)).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
 def test_features_that_hardly_vary_are_not_blown_up():

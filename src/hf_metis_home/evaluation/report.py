@@ -111,7 +111,7 @@ def write_report(
         routed="router" in metrics["tasks"]["all"]["policies"],
         threshold=threshold,
         threshold_source=threshold_source,
-        statement=statement(metrics),
+        statement=statement(results),
         plots=_plots(metrics, policies),
         router_columns=ROUTER_COLUMNS,
         ratios=_ratios(metrics),

@@ -9,7 +9,8 @@ def statement(metrics: dict) -> list[str]:
 
     Args:
         metrics (`dict`):
-            What [`~evaluation.metrics.evaluate_outcomes`] gives. What it does not know is not spoken of.
+            What [`~evaluation.metrics.evaluate_outcomes`] gives, with `run` where the run is known. What it does not
+            know is not spoken of.
 
     Returns:
         `list[str]`.
@@ -22,9 +23,17 @@ def statement(metrics: dict) -> list[str]:
         _branches(policies),
         _oracle(cells, policies),
         _failed(cells),
+        _calibration(metrics.get("run") or {}),
     ]
     sentences[3:3] = _others(policies)
     return [sentence for sentence in sentences if sentence]
+
+
+def _calibration(run: dict) -> str | None:
+    """What was wrong with it when the model was evaluated."""
+    model = run.get("model")
+    problem = model.get("calibration") if isinstance(model, dict) else None
+    return f"When this was evaluated: {problem}" if problem else None
 
 
 def _router(cells: dict, policies: dict) -> str | None:

@@ -1,0 +1,67 @@
+"""
+Do branches gain accuracy where the width of the feed-forward network binds?
+
+A quarter of the miniature's width, random weights at the start, long joint training on rows of both modes in
+contradictory conventions: digits within a thought, letters in direct answers. Two branches against one dense model of
+the same width, and against one whose network is as wide as both branches together.
+
+```bash
+python -m benchmarks.evidence.capacity --seed 0 --output runs/evidence/capacity_0.json
+```
+"""
+
+import time
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from hf_metis_home import MetisHomeConfig, upcycle
+from hf_metis_home.conversion.chat_template import prepare_processor
+from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.lab.stages import DIRECT_MIX, THINKING_MIX, stage_rows
+from hf_metis_home.lab.tasks import TASKS
+
+from .common import BATCH, Results, answers, arguments, questions, share, taught, train
+
+
+WIDTH = 96
+STEPS = 2500
+ARMS = {"dense": WIDTH, "hybrid": WIDTH, "dense, twice as wide": 2 * WIDTH}
+
+
+def build(width: int, seed: int):
+    """An untrained miniature whose text model has feed-forward networks of this width, and its processor."""
+    model, processor = build_miniature(seed)
+    config, generation_config = model.config, model.generation_config
+    config.text_config.intermediate_size = width
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = generation_config
+    prepare_processor(processor, MetisHomeConfig())
+    return model, processor
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments("capacity", __doc__.splitlines()[1], argv, tuple(ARMS), base=False)
+    results = Results(args.output)
+    steps = 2 if args.smoke else STEPS
+    rows = taught(stage_rows(THINKING_MIX | DIRECT_MIX, (steps * BATCH) // 2, "train", args.seed + 1))
+    test = questions(TASKS, 3 if args.smoke else 150, "test", args.seed)
+    for arm in args.arms:
+        if arm in results:
+            continue
+        started = time.perf_counter()
+        model, processor = build(ARMS[arm], args.seed)
+        if arm == "hybrid":
+            model = upcycle(model, processor, seed=args.seed)
+        model = train(model, processor, rows, steps, args.seed)
+        record = {"seconds": round(time.perf_counter() - started)}
+        for mode, forced in {"free": None, "thinking": True, "direct": False}.items():
+            record[mode] = answers(model, processor, test, TASKS, forced, convention=True)
+        results.add(arm, record)
+        cells = {task: f"{share(record['free'], [task]):.3f}" for task in TASKS}
+        print(args.seed, arm, record["seconds"], cells, flush=True)
+
+
+if __name__ == "__main__":
+    main()
