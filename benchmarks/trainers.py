@@ -33,6 +33,7 @@ from .plots import write_plot
 
 
 COLUMNS = ["", "ms", "quartiles", "to TRL", "with optimizer, ms", "to TRL"]
+SUMS = (8, 32)  # in an answer of SFT: the fewer tokens in a batch, the more the weights cost
 ANSWER_TOKENS = 24
 ROLLOUTS = 4
 
@@ -60,9 +61,9 @@ def _ids(config) -> dict:
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
-def rows(sizes: Sizes, modes: list[bool], short: bool = False) -> Dataset:
+def rows(sizes: Sizes, modes: list[bool], short: bool = False, sums: int = 8) -> Dataset:
     """Rows of equal length, whatever their mode, so that what differs is the trainer; direct ones may be `short`."""
-    answer = " ".join(["3+4=7;"] * 8)
+    answer = " ".join(["3+4=7;"] * sums)
     direct = "" if short else f"{answer} "
     return Dataset.from_list(
         [
@@ -90,12 +91,12 @@ COMMON = {
 }  # fmt: skip
 
 
-def sft_trainers(sizes: Sizes) -> dict:
+def sft_trainers(sizes: Sizes, sums: int) -> dict:
     options = {**COMMON, "per_device_train_batch_size": sizes.batch, "max_length": None}
     result = {}
     for name, modes in {"TRL, dense": [True], "one branch": [True], "mixed": [True, False]}.items():
         model, processor = make_models(sizes)
-        data = rows(sizes, (modes * sizes.batch)[: sizes.batch])
+        data = rows(sizes, (modes * sizes.batch)[: sizes.batch], sums=sums)
         if name == "TRL, dense":
             trainer = SFTTrainer(model, SFTConfig(**options), train_dataset=data, processing_class=processor)
         else:
@@ -184,7 +185,11 @@ def padding_steps(sizes: Sizes) -> dict[str, Variant]:
 
 def timed(sizes: Sizes, args):
     parts, ratios = [], {}
-    for title, trainers in (("SFT", sft_trainers(sizes)), ("GRPO", grpo_trainers(sizes))):
+    stages = {f"SFT, answers of {sums} sums": sft_trainers(sizes, sums) for sums in SUMS}
+    for title, trainers in (stages | {"GRPO": grpo_trainers(sizes)}).items():
+        if title.startswith("SFT"):
+            batch = next(iter(trainers["mixed"].get_train_dataloader()))
+            title += f" ({batch['input_ids'].shape[1]} tokens a row)"
         timings = [
             measure({name: step(trainer, optimizer) for name, trainer in trainers.items()}, args.repeats, args.device)
             for optimizer in (False, True)

@@ -65,7 +65,7 @@ def test_threshold_comes_from_the_flag_then_the_run_then_the_default(report):
 
 
 def test_stale_calibration_is_told(report):
-    assert "stale" not in report(run={"model": {"name": "m"}}).shown
+    assert "calibration is stale" not in report(run={"model": {"name": "m"}}).shown
     problem = "The calibration is stale: the weights have changed since <b>2026</b>."
     assert f"When this was evaluated: {problem}" in report(run={"model": {"calibration": problem}}).shown
 
