@@ -1,5 +1,6 @@
 """What README, quickstart and model card tell a reader to run does run, on a tiny model and where nobody can answer."""
 
+import json
 import os
 import re
 import subprocess
@@ -30,10 +31,34 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(text: str, folder: Path) -> str:
+def pages(folder: Path) -> dict[str, str]:
+    quickstart = (ROOT / "docs" / "quickstart.md").read_text()
+    assert "`use_cpu=True, bf16=False`" in quickstart  # what it tells a reader without a GPU to add
+    return {
+        "card": (folder / "me" / "hybrid" / "README.md").read_text(),
+        "readme": (ROOT / "README.md").read_text(),
+        "quickstart": quickstart.replace("SFTConfig(output_dir", "SFTConfig(use_cpu=True, bf16=False, output_dir"),
+    }
+
+
+# Importing takes longer than any page, so one process runs them all, each as a script of its own.
+RUN = """
+import contextlib, io, json, sys
+printed = {}
+for page, script in json.loads(open(sys.argv[1]).read()).items():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(script, page, "exec"), {"__name__": "__main__"})
+    printed[page] = out.getvalue()
+open(sys.argv[2], "w").write(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(folder) -> dict[str, str]:
     """Standard output of all Python blocks of a page, run in order as one script that has no terminal."""
-    script = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
-    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", script]
+    blocks = {page: re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for page, text in pages(folder).items()}
+    (folder / "scripts.json").write_text(json.dumps({page: "\n".join(code) for page, code in blocks.items()}))
+    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", RUN, "scripts.json", "printed.json"]
     environment = {**os.environ, "HF_HOME": str(folder / "cache")}
     done = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
@@ -41,22 +66,17 @@ def run(text: str, folder: Path) -> str:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "[y/N]" not in done.stdout + done.stderr
     assert "instantiate a model of type" not in done.stderr
-    return done.stdout
+    return json.loads((folder / "printed.json").read_text())
 
 
-def test_readme(folder):
-    printed = run((ROOT / "README.md").read_text(), folder)
-    assert "tensor([0.5000])" in printed
-    assert printed.count("which digit is at the top left") == 3
+def test_readme(printed):
+    assert "tensor([0.5000])" in printed["readme"]
+    assert printed["readme"].count("which digit is at the top left") == 3
 
 
-def test_quickstart(folder):
-    page = (ROOT / "docs" / "quickstart.md").read_text()
-    assert "`use_cpu=True, bf16=False`" in page  # what it tells a reader without a GPU to add
-    page = page.replace("MetisHomeSFTConfig(output_dir", "MetisHomeSFTConfig(use_cpu=True, bf16=False, output_dir")
-    run(page, folder)
+def test_quickstart(printed, folder):
     assert (folder / "runs" / "hybrid-3b-sft" / "model.safetensors").is_file()
 
 
-def test_model_card(folder):
-    assert run((folder / "me" / "hybrid" / "README.md").read_text(), folder)
+def test_model_card(printed):
+    assert printed["card"]
