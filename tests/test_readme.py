@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hf_metis_home.cli import main
 from hf_metis_home.conversion import save_hub_folder, upcycle
 
+from .conversion.common import save_dense
 from .fixtures_text import tiny_word_level
-
-
-ROOT = Path(__file__).parents[1]
+from .pages import ROOT, blocks, commands
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-def pages(folder: Path) -> dict[str, str]:
-    quickstart = (ROOT / "docs" / "quickstart.md").read_text()
-    assert "`use_cpu=True, bf16=False`" in quickstart  # what it tells a reader without a GPU to add
+CPU = ("SFTConfig(output_dir", "SFTConfig(use_cpu=True, bf16=False, output_dir")
+
+
+def scripts(folder: Path) -> dict[str, list[str]]:
+    """The Python blocks of every page."""
+    # What it tells a reader without a GPU to add.
+    assert "`use_cpu=True, bf16=False`" in (ROOT / "docs" / "quickstart.md").read_text()
     return {
-        "card": (folder / "me" / "hybrid" / "README.md").read_text(),
-        "readme": (ROOT / "README.md").read_text(),
-        "quickstart": quickstart.replace("SFTConfig(output_dir", "SFTConfig(use_cpu=True, bf16=False, output_dir"),
+        "card": re.findall(r"^```python\n(.*?)^```", (folder / "me/hybrid/README.md").read_text(), re.M | re.S),
+        "readme": blocks("README.md", "python"),
+        "quickstart": [code.replace(*CPU) for code in blocks("docs/quickstart.md", "python")],
     }
 
 
@@ -56,8 +61,7 @@ open(sys.argv[2], "w").write(json.dumps(printed))
 @pytest.fixture(scope="module")
 def printed(folder) -> dict[str, str]:
     """Standard output of all Python blocks of a page, run in order as one script that has no terminal."""
-    blocks = {page: re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for page, text in pages(folder).items()}
-    (folder / "scripts.json").write_text(json.dumps({page: "\n".join(code) for page, code in blocks.items()}))
+    (folder / "scripts.json").write_text(json.dumps({page: "\n".join(code) for page, code in scripts(folder).items()}))
     command = [sys.executable, "-W", "error::SyntaxWarning", "-c", RUN, "scripts.json", "printed.json"]
     environment = {**os.environ, "HF_HOME": str(folder / "cache")}
     done = subprocess.run(
@@ -80,3 +84,20 @@ def test_quickstart(printed, folder):
 
 def test_model_card(printed):
     assert printed["card"]
+
+
+def test_commands(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_dense(Path("Qwen/Qwen2.5-VL-3B-Instruct"))
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(folder / "runs/demo")
+    found = commands("README.md") + commands("docs/quickstart.md")
+    assert [words[1] for words in found] == ["upcycle", "eval", "upcycle"]
+    for program, *words in found:
+        words += ["--limit", "1", "--max_new_tokens", "4"] if words[0] == "eval" else []  # all of them take minutes
+        assert program == "metis-home" and main(words) == 0, words
+        written = Path(words[words.index("--output_dir") + 1])
+        assert any((written / name).is_file() for name in ("model.safetensors", "report.html"))
+        shutil.move(
+            written, tmp_path / f"moved-{written.name}-{len(list(tmp_path.iterdir()))}"
+        )  # both pages write there
