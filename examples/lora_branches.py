@@ -35,7 +35,7 @@ if __name__ == "__main__":
         train_dataset=load_dataset(script_args.dataset_name, split=script_args.dataset_train_split),
     )
     trainer.train()
-    trainer.save_model(output_dir / "hybrid")
+    trainer.save_model(str(output_dir / "hybrid"))
     export_checkpoint(
         output_dir / "hybrid", output_dir / "adapter", format="peft", branch="thinking",
         base_model=model_args.model_name_or_path,

@@ -38,8 +38,7 @@ def run(blocks, after=lambda words: None) -> int:
     for block in blocks:
         if block.language == "python":
             exec(block.code, names)
-            continue
-        for program, *words in split_commands(block.code):
+        for program, *words in split_commands(block.code) if block.language == "bash" else ():
             assert program == "metis-home" and main([*words, *SHORT.get(words[0], "").split()]) == 0, words
             after(words)
             count += 1
@@ -61,7 +60,7 @@ def test_own_hybrid(capsys):
     save_dense(Path("Qwen/Qwen2.5-VL-3B-Instruct"))
     write_prompts("prompts.jsonl", expert_completion="")
     write_prompts("general.jsonl")
-    write_prompts("questions.jsonl")
+    Dataset.from_list(make_rows((True, False) * 4)).to_parquet("questions.parquet")
     assert run(all_blocks("docs/tutorials/own_hybrid.md")) == 7
     printed = capsys.readouterr().out
     assert "Everything fits" in printed and "tensor([1])" in printed and "tensor([0])" in printed
