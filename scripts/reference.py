@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 import re
 import textwrap
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import hf_metis_home
@@ -106,8 +107,8 @@ def _signature(thing) -> str:
     source = textwrap.dedent(inspect.getsource(thing))
     node = ast.parse(source).body[0]
     lines = source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]
-    text = "\n".join(lines).rstrip()
-    if inspect.isclass(thing) and "__init__" in vars(thing) and inspect.isfunction(thing.__init__):
+    text = re.sub(r"  # (fmt: skip|type: ignore.*)$", "", "\n".join(lines).rstrip())
+    if inspect.isclass(thing) and "__init__" in vars(thing) and not is_dataclass(thing):
         return text + "\n" + textwrap.indent(_signature(thing.__init__), "    ")
     return text + " ..."
 

@@ -54,7 +54,7 @@ def test_reasons_are_reasons():
     for page in all_pages():  # a comment that stands before nothing would excuse nothing
         text = (ROOT / page).read_text(encoding="utf-8")
         fences = sum(block.reason is not None for block in all_blocks(page))
-        assert text.count("<!-- not run") == fences, page
+        assert len(re.findall(r"^<!-- not run", text, re.M)) == fences, page
 
 
 COMMANDS = [
@@ -63,7 +63,20 @@ COMMANDS = [
     if block.language in ("bash", "sh")
     for words in split_commands(block.code)
 ]  # fmt: skip
-TOOLS = {"make", "git", "pip", "metis-home", "accelerate", "torchrun", "python", "python3.11", "uv", "vllm", "cd", "hf"}
+TOOLS = {
+    "make",
+    "git",
+    "pip",
+    "metis-home",
+    "accelerate",
+    "torchrun",
+    "python",
+    "python3.11",
+    "uv",
+    "vllm",
+    "hf",
+    "lmms-eval",
+}
 
 
 def verb_and_flags(words: list[str]) -> tuple[str, list[str]] | None:
@@ -129,7 +142,7 @@ INLINE = [
 @pytest.mark.parametrize(("page", "words"), INLINE, ids=[f"{page}-{i}" for i, (page, _) in enumerate(INLINE)])
 def test_commands_in_a_sentence_name_flags_that_exist(page, words):
     verb = words[1]
-    if not re.fullmatch(r"[a-z-]+", verb):
+    if not re.fullmatch(r"[a-z][a-z-]*", verb):
         return
     assert verb in VERBS, f"{page}: {shlex.join(words)}"
     flags = {word.removeprefix("--").split("=")[0] for word in words[2:] if word.startswith("--")}

@@ -141,7 +141,7 @@ def fit_router(
     layers = [router.up_proj.weight, router.up_proj.bias, router.score.weight, router.score.bias]
     before = [layer.detach().float().clone() for layer in layers]
 
-    options = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    options: dict = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     fitted, step = train_layers(before, fit_features, fit, held_features, held_out, **options)
     logits = {"before": layer_logits(before, held_features).cpu(), "fitted": layer_logits(fitted, held_features).cpu()}
     scale = calibration_scale(logits["fitted"], held_out)
