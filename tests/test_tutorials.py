@@ -1,6 +1,7 @@
 """The tutorials: every command and every block runs, in the order of the page, on tiny models."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hf_metis_home.conversion import save_hub_folder
 from hf_metis_home.evaluation.outcomes import read_outcomes, write_outcomes
 
 from .conversion.common import hybrid_of, save_dense
+from .conversion.test_estimate import real_config
 from .pages import all_blocks, split_commands
 from .trainers.common import QUESTIONS, make_hybrid, make_rows
 
@@ -68,6 +70,14 @@ def test_own_hybrid(capsys):
     before, after = hybrid_of(Path("runs/hybrid")).state_dict(), hybrid_of(Path("runs/sft")).state_dict()
     moved = {name for name, tensor in before.items() if not tensor.equal(after[name])}
     assert {".thinking." in name or ".non_thinking." in name or ".router." in name for name in moved} == {True}
+
+
+def test_estimate_of_own_hybrid(capsys):
+    real_config("3B").save_pretrained("Qwen/Qwen2.5-VL-3B-Instruct")
+    page = all_blocks("docs/tutorials/own_hybrid.md")
+    [[_, *words]] = split_commands(page[0].code)
+    assert main(words) == 0 and words[0] == "estimate" and page[1].language == "text"
+    assert page[1].code in re.sub(" +$", "", capsys.readouterr().out, flags=re.M)
 
 
 def test_branch_on_fine_tune(capsys):
