@@ -83,7 +83,8 @@ def _page(package: str, members: list, links: dict) -> str:
     links = {name: link.removeprefix(f"{package}.md") for name, link in links.items()}
     parts = [f"# hf_metis_home.{package}", _prose(inspect.cleandoc(module.__doc__), links)]
     for name, thing in members:
-        parts += [f"## {name}", *_entry(thing, links)]
+        home = module.__name__ if name in module.__all__ else thing.__module__
+        parts += [f"## {name}", *_entry(thing, links, f"from {home} import {name}\n\n\n")]
         if not inspect.isclass(thing):
             continue
         for method, function in vars(thing).items():
@@ -92,14 +93,13 @@ def _page(package: str, members: list, links: dict) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _entry(thing, links: dict) -> list[str]:
+def _entry(thing, links: dict, imported: str = "") -> list[str]:
     if not callable(thing):
         return [f"`{thing!r}`"]
     if not thing.__module__.startswith("hf_metis_home."):
         library, where = thing.__module__.partition(".")[0], f"from {thing.__module__} import {thing.__name__}"
         return [f"{library}'s own, unchanged: `{where}`."]
-    code = f"from {thing.__module__} import {thing.__qualname__}\n\n" if "." not in thing.__qualname__ else ""
-    return [f"```python\n{code}{_signature(thing)}\n```", _markdown(inspect.cleandoc(thing.__doc__ or ""), links)]
+    return [f"```python\n{imported}{_signature(thing)}\n```", _markdown(inspect.cleandoc(thing.__doc__ or ""), links)]
 
 
 def _signature(thing) -> str:
