@@ -37,17 +37,17 @@ demo: $(STAMP) ## Train and report the miniature (PRESET=smoke|small|full, SEED=
 	$(BIN)/metis-home demo --preset $(PRESET) --seed $(SEED) $(if $(OUTPUT_DIR),--output_dir "$(OUTPUT_DIR)")
 
 test: $(STAMP) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q
 	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
 
 test-all: $(STAMP) ## Run all tests that need no GPU
-	$(BIN)/python -m pytest -n 2 -q -m 'not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q -m 'not gpu'
 	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
 
 test-floor: $(STAMP) ## Run the model's tests on the oldest transformers that pyproject.toml allows
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(VENV)/floor \
 		"transformers==$(FLOOR).*"
-	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 -q tests/modeling tests/conversion
+	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/modeling tests/conversion
 	@echo "All tests passed with transformers $(FLOOR); it is installed in $(VENV)/floor. Next: make test"
 
 test-gpu: $(STAMP) ## Run the tests that need CUDA
