@@ -16,10 +16,10 @@ SEED ?= 0
 OUTPUT_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-floor test-gpu lint format
+.PHONY: help install demo test test-all test-floor test-gpu lint format reference docs release-check
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install the package with every extra but `flash`
 	@echo "Installed into $(VENV). Next: make demo, or . $(BIN)/activate && metis-home --help"
@@ -37,29 +37,40 @@ demo: $(STAMP) ## Train and report the miniature (PRESET=smoke|small|full, SEED=
 	$(BIN)/metis-home demo --preset $(PRESET) --seed $(SEED) $(if $(OUTPUT_DIR),--output_dir "$(OUTPUT_DIR)")
 
 test: $(STAMP) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q
 	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
 
 test-all: $(STAMP) ## Run all tests that need no GPU
-	$(BIN)/python -m pytest -n 2 -q -m 'not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q -m 'not gpu'
 	@echo "All tests passed; nothing was written outside temporary folders. Next: make demo"
 
 test-floor: $(STAMP) ## Run the model's tests on the oldest transformers that pyproject.toml allows
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(VENV)/floor \
 		"transformers==$(FLOOR).*"
-	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 -q tests/modeling tests/conversion
+	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/modeling tests/conversion
 	@echo "All tests passed with transformers $(FLOOR); it is installed in $(VENV)/floor. Next: make test"
 
 test-gpu: $(STAMP) ## Run the tests that need CUDA
 	$(BIN)/python -m pytest -q -m gpu
 	@echo "Next: make test-all for the rest"
 
-lint: $(STAMP) ## Check style and format
+lint: $(STAMP) ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	@echo "No complaints; nothing was written. Next: make test"
 
 format: $(STAMP) ## Fix style and format in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	@echo "Sources are formatted in place. Next: make test"
+
+reference: $(STAMP) ## Write docs/api from the docstrings
+	$(BIN)/python scripts/reference.py
+
+docs: $(STAMP) ## Build the documentation into site/; a link that leads nowhere fails
+	$(BIN)/zensical build --clean --strict
+	@echo "The pages are in site/. Next: open site/index.html, or .venv/bin/zensical serve while you write"
+
+release-check: $(STAMP) ## Build wheel and sdist, install the wheel into a new environment and run the demo there
+	$(BIN)/python scripts/release_check.py

@@ -13,6 +13,8 @@ from hf_metis_home.data import parse_completion
 from hf_metis_home.lab.miniature import build_miniature
 from hf_metis_home.lab.tasks import TASKS, make_dataset
 
+from .pages import ROOT, commands
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
@@ -93,6 +95,16 @@ def test_changed_texts_are_counted():
     run = {arm: {"thinking": {"chain": {"texts": text}}} for arm, text in texts.items()}
     assert summary.changed(run, "after", "before", "thinking", ("chain",)) == "1/2"
     assert summary.changed(run, "before", "before", "thinking", ("chain",)) == "0/2"
+
+
+def test_command_of_the_page(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    [[_, _, module, *words]] = commands("docs/evidence.md")
+    assert module == "benchmarks.evidence.summary"
+    summary.main(words)
+    printed = capsys.readouterr().out
+    for figure in ("63.8 (83.3, 44.3)", "52.0 (70.7, 33.3)", "87.2 (88.0, 86.3)", "99.3 (99.3, 99.3)"):
+        assert figure in printed and figure in (ROOT / "docs" / "evidence.md").read_text()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from hf_metis_home.data import prompt_inputs
 from hf_metis_home.trainers.fit_router import fit_router
 from tests.conversion.common import hybrid_of, perturb, save_dense, stored
 from tests.modeling.tiny import KINDS
+from tests.pages import all_blocks, split_commands
 from tests.trainers.test_fit_router import ROWS, is_hard, probabilities, with_task
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "fit_router.md"
 ROUTER = "model.language_model.router."
 
 
@@ -67,15 +66,12 @@ def test_commands_of_the_page(tmp_path, monkeypatch, hybrid, rows, capsys):
         )  # fmt: skip
 
     monkeypatch.setattr(module, "collect_outcomes", collected)
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE.read_text(), re.M | re.S)
     names, count = {}, 0
-    for language, block in blocks:
-        if language == "python":
-            exec(block, names)
-            continue
-        for line in block.splitlines():
-            program, *words = shlex.split(line)
-            assert program == "metis-home" and main(words) == 0, line
+    for block in all_blocks("docs/fit_router.md"):
+        if block.language == "python":
+            exec(block.code, names)
+        for program, *words in split_commands(block.code) if block.language == "bash" else ():
+            assert program == "metis-home" and main(words) == 0, words
             out = Path(words[words.index("--output_dir") + 1])
             found = probabilities(hybrid_of(out), AutoProcessor.from_pretrained(out, trust_remote_code=True))
             assert torch.equal(found > 0.5, is_hard())

@@ -1,7 +1,9 @@
 """
 Conversions that are killed again and again, for `test_robustness.py`. Run as
 
-    python -m tests.conversion.killed DENSE FOLDER
+    python -m tests.conversion.killed DENSE FOLDER STEP
+
+where STEP is 1 to kill before every operation, and n before every n-th.
 
 Importing takes seconds and converting a tiny model a tenth of one, so one process imports and every attempt is a fork
 of it. The last line printed is JSON: for each kind of conversion a list of attempts.
@@ -59,7 +61,7 @@ def fork(convert: Callable, before: Callable = lambda: None, seconds: float | No
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def attempts(source: Path, parent: Path, convert: Callable[[Path, Path], object]) -> list[dict]:
+def attempts(source: Path, parent: Path, convert: Callable[[Path, Path], object], step: int) -> list[dict]:
     output = parent / "out"
     parent.mkdir()
     inputs = contents(source)
@@ -97,8 +99,8 @@ def attempts(source: Path, parent: Path, convert: Callable[[Path, Path], object]
 
     results = []
     while not results or results[-1]["signal"]:  # until one comes to its end
-        number = len(results) + 1
-        results.append(attempt("operation", number % 8 == 1, before=lambda number=number: at_operation(number)))
+        number = len(results) * step + 1
+        results.append(attempt("operation", len(results) % 8 == 0, before=lambda number=number: at_operation(number)))
     largest = max(len(content) for content in whole.values())
     for number in (1000, largest // 2, largest - 1):
         results.append(attempt("byte", number > 1000, before=lambda number=number: at_byte(number)))
@@ -108,21 +110,22 @@ def attempts(source: Path, parent: Path, convert: Callable[[Path, Path], object]
     return results
 
 
-def main(dense: Path, folder: Path) -> None:
+def main(dense: Path, folder: Path, step: int) -> None:
     torch.set_num_threads(1)  # threads do not outlive a fork
     sys.addaudithook(_count)
     gc.freeze()  # else a collection in a child would copy all that it looks at
     hybrid = upcycle_checkpoint(dense, folder / "hybrid")
     report = {
-        "upcycle": attempts(dense, folder / "upcycle", lambda source, out: upcycle_checkpoint(source, out)),
+        "upcycle": attempts(dense, folder / "upcycle", lambda source, out: upcycle_checkpoint(source, out), step),
         "export": attempts(
             hybrid,
             folder / "export",
             lambda source, out: export_checkpoint(source, out, format="dense", branch="thinking"),
+            step,
         ),
     }
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -55,7 +55,9 @@ def on_meta(cls, config):
     return model
 
 
-@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize(
+    "size", [size if size in BILLIONS else pytest.param(size, marks=pytest.mark.slow) for size in SHAPES]
+)
 def test_parameters_of_the_real_models(tmp_path, size):
     config = real_config(size)
     options = {"router_layer": 2, "branch_rank": 8, "branch_projections": [*FFN_PROJECTIONS, *ATTENTION_PROJECTIONS]}

@@ -59,6 +59,7 @@ def test_dense_equals_the_branch(tmp_path, trained, branch):
     assert not list((tmp_path / "out").glob("*.py")) and (tmp_path / "out/README.md").exists()
 
 
+@pytest.mark.parametrize("trained", ["ffn_1"], indirect=True)
 def test_dense_needs_no_remote_code(tmp_path, trained):
     export_checkpoint(trained, tmp_path / "out", format="dense", branch="thinking")
     code = (

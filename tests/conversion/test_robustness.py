@@ -67,26 +67,20 @@ def child(*words: str, **kwargs) -> subprocess.CompletedProcess:
 # Killed
 
 
-@pytest.fixture(scope="module")
-def kills(tmp_path_factory, in_shards):
-    folder = tmp_path_factory.mktemp("killed")
-    done = child("-m", "tests.conversion.killed", str(in_shards), str(folder))
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("what", ["upcycle", "export"])
-def test_killed_at_any_point(kills, what):
-    attempts = kills[what]
-    signals = {kind: [a["signal"] for a in attempts if a["kind"] == kind] for kind in ("operation", "byte", "none")}
-    assert len(signals["operation"]) > 15 and all(signals["operation"][:-1]) and all(signals["byte"])
-    assert signals["operation"][-1] == signals["none"][0] == 0
-    # If no death left anything half-done behind, the rest would have looked at nothing.
-    assert sum(bool(attempt["left"]) for attempt in attempts) > 10
-    for attempt in attempts:
-        assert attempt["output"] in (["absent", "whole"] if attempt["signal"] else ["whole"]), attempt
-        assert attempt["inputs_unchanged"], attempt
-        assert attempt.get("next_whole", True) and not attempt.get("left_after_next"), attempt
-    assert sum("next_whole" in attempt for attempt in attempts) >= 4
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_point(tmp_path, in_shards, step):
+    done = child("-m", "tests.conversion.killed", str(in_shards), str(tmp_path), str(step))
+    for attempts in json.loads(done.stdout.splitlines()[-1]).values():
+        signals = {kind: [a["signal"] for a in attempts if a["kind"] == kind] for kind in ("operation", "byte", "none")}
+        assert len(signals["operation"]) > 15 / step and all(signals["operation"][:-1]) and all(signals["byte"])
+        assert signals["operation"][-1] == signals["none"][0] == 0
+        # If no death left anything half-done behind, the rest would have looked at nothing.
+        assert sum(bool(attempt["left"]) for attempt in attempts) > 10 / step
+        for attempt in attempts:
+            assert attempt["output"] in (["absent", "whole"] if attempt["signal"] else ["whole"]), attempt
+            assert attempt["inputs_unchanged"], attempt
+            assert attempt.get("next_whole", True) and not attempt.get("left_after_next"), attempt
+        assert sum("next_whole" in attempt for attempt in attempts) >= 4
 
 
 def test_partial_folder_of_the_own_process_id(tmp_path):

@@ -24,7 +24,8 @@ TRACED = batch([prompt_ids(seed, length=8 + seed, images=0) for seed in range(4)
 OTHERS = batch([prompt_ids(seed, length=13 + seed, images=0) for seed in range(10, 13)])
 
 
-@pytest.fixture(params=["ffn_1", "lora_attention_0"])
+# An export takes ten seconds: one kind of branches and the two ways to choose them per row stand for the others.
+@pytest.fixture(params=["ffn_1", pytest.param("lora_attention_0", marks=pytest.mark.slow)])
 def models(request):
     hybrid = tiny_hybrid(**KINDS[request.param])
     return hybrid, {True: branch_twin(hybrid, "thinking"), False: branch_twin(hybrid, "non_thinking")}
@@ -43,6 +44,7 @@ def saved_and_loaded(model, inputs, folder):
     return ExportedModel.from_pretrained(folder, trust_remote_code=True)  # pickled programs, written just now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thinking", [True, False])
 def test_a_fixed_branch_answers_other_prompts(models, thinking, tmp_path):
     hybrid, twins = models
@@ -68,7 +70,7 @@ def test_the_router_decides_in_the_graph(models, tmp_path):
     torch.testing.assert_close(found.router_logits, expected.logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("thinking", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_static_cache_is_filled_token_by_token(thinking):
     # As it asks for nothing but tokens, the branch has to be fixed before.
     hybrid, twins = hybrid_and_twins("ffn_1")
@@ -82,6 +84,7 @@ def test_a_static_cache_is_filled_token_by_token(thinking):
         torch.testing.assert_close(torch.cat(steps, dim=1), twins[thinking](ids).logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_stages_of_generation(models):
     # The prompt with images, the head, and a step with a cache, as `generate` calls them.
     hybrid, twins = models

@@ -73,8 +73,16 @@ def test_trains_and_saves_as_what_it_is(folder, tmp_path):
     again = MetisHomeForConditionalGeneration.from_pretrained(tmp_path / "one")
     assert again.config.only_branch == "thinking" and again.num_parameters() == model.num_parameters()
     with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.slow  # `test_remote_code.py` loads a whole model in this way
+def test_loads_where_the_package_is_not(folder, tmp_path):
+    model = MetisHomeForConditionalGeneration.from_pretrained(folder, only_branch="thinking")
+    model.save_pretrained(tmp_path / "one")
+    inputs = batch(PROMPTS)
+    with torch.no_grad():
         expected = model(**inputs).logits
-        assert torch.equal(again(**inputs).logits, expected)
     _, found = run_isolated(tmp_path / "one", tmp_path / "two", inputs, tmp_path)
     assert torch.equal(found["logits"], expected)
 

@@ -43,6 +43,11 @@ def test_checkpoints_and_the_final_model_are_complete(tmp_path):
     check_complete(tmp_path / "checkpoint-2", trainer.model)
     check_complete(tmp_path, trainer.model)
 
+
+@pytest.mark.slow  # `test_remote_code.py` loads an untrained model in this way
+def test_a_checkpoint_loads_where_the_package_is_not(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    trainer.train()
     batch = trainer.data_collator(make_rows((True, False), images=(1, 2)))
     inputs = {name: batch[name] for name in batch if name not in ("labels", "task", "thinking", "prompt_mask")}
     _, found = run_isolated(tmp_path / "checkpoint-2", tmp_path / "again", inputs, tmp_path)

@@ -1,17 +1,16 @@
 """What `report_to` hands on, and the picture of the thinking ratio that the docs draw."""
 
 import json
-import re
 import struct
 from pathlib import Path
 
 import pytest
 
+from ..pages import blocks
 from .common import make_trainer
 from .test_metrics import rows_with_tasks
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "sft_trainer.md"
 LOGGED = (
     "loss", "thinking_ratio", "thinking_ratio/math", "thinking_ratio/ocr", "router_loss", "router_accuracy",
     "lm_loss_thinking", "lm_loss_non_thinking", "grad_norm/thinking",
@@ -47,7 +46,7 @@ def test_tensorboard(tmp_path, monkeypatch):
 def test_the_picture_of_the_docs(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path / "sft", rows_with_tasks(), max_steps=2, save_strategy="steps", save_steps=2)
     trainer.train()
-    (code,) = (code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL) if "plt" in code)
+    (code,) = (code for code in blocks("docs/sft_trainer.md", "python") if "plt" in code)
     folder = tmp_path / "sft" / "checkpoint-2"
     assert "runs/sft/checkpoint-500/" in code
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ import dataclasses
 import types
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 class UsageError(ValueError):
@@ -108,7 +108,7 @@ def read_yaml(path: str) -> dict:
     return values
 
 
-def _convert(kind: type, value: object):
+def _convert(kind: Any, value: object):
     """`value`, a string from the command line or whatever YAML made of it, as `kind`."""
     kind, optional = _without_none(kind)
     if value is None and optional:
@@ -134,7 +134,7 @@ def _convert(kind: type, value: object):
         raise ValueError(expected) from None
 
 
-def _without_none(kind: type) -> tuple[type, bool]:
+def _without_none(kind: Any) -> tuple[Any, bool]:
     if get_origin(kind) not in (Union, types.UnionType):
         return kind, False
     return next(part for part in get_args(kind) if part is not types.NoneType), True

@@ -112,8 +112,8 @@ def parse(verb: str, classes: tuple[type, ...], argv: list[str]):
         *parsed, remaining = parser.parse_args_and_config(argv, return_remaining_strings=True)
     except (ValueError, TypeError) as error:  # the parser's, or of a configuration that checks itself
         raise UsageError(str(error)) from error
-    known = sorted(option.lstrip("-") for option in parser._option_string_actions)
-    _refuse_unknown([word.lstrip("-") for word in remaining if word.startswith("-")], known, "", "--")
+    options = sorted(option.lstrip("-") for option in parser._option_string_actions)
+    _refuse_unknown([word.lstrip("-") for word in remaining if word.startswith("-")], options, "", "--")
     if remaining:
         raise UsageError(f"{remaining[0]!r} stands alone, but every value follows a flag.")
     required = {"model_name_or_path": parsed[-1].model_name_or_path, "dataset_name": parsed[0].dataset_name}
@@ -218,7 +218,7 @@ def build_trainer(trainer_class: type, model_config, config, *positional, **more
         raise UsageError(str(error)) from error
 
 
-def train_and_save(trainer, resume: str | None, next_step: str) -> None:
+def train_and_save(trainer, resume: str | bool | None, next_step: str) -> None:
     """Train, save a complete folder, and say what was written where."""
     if resume is not None and str(resume).lower() in ("true", "false"):
         resume = str(resume).lower() == "true"

@@ -95,9 +95,9 @@ def _build_data(arguments: BuildDataArguments) -> None:
     check_output_dir(arguments.output_dir)
     if not sys.stderr.isatty():
         disable_progress_bars()
-    sampling = {name: getattr(arguments, name) for name in ("temperature", "top_p", "max_new_tokens", "seed")}
+    sampling: dict = {name: getattr(arguments, name) for name in ("temperature", "top_p", "max_new_tokens", "seed")}
     sampling["system_prompt"] = arguments.system_prompt
-    server = {"concurrency": arguments.concurrency, "timeout": arguments.request_timeout}
+    server: dict = {"concurrency": arguments.concurrency, "timeout": arguments.request_timeout}
     expert = None
     if arguments.expert_endpoint is not None:
         expert = EndpointRollouts(

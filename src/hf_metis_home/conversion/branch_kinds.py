@@ -119,6 +119,6 @@ def _low_rank_changes(hybrid: Checkpoint, text, max_error: float) -> dict[str, L
         for branch in BRANCHES:
             change = changes.get(module) if branch == "thinking" else None
             halves = (change.A, change.B) if change else no_change(weight, text.branch_rank, f"{branch} {module}")
-            for half, tensor in zip("AB", halves, strict=True):
-                tensors[low_rank_name(module, branch, half)] = tensor.to(weight.dtype)
+            tensors[low_rank_name(module, branch, "A")] = halves[0].to(weight.dtype)
+            tensors[low_rank_name(module, branch, "B")] = halves[1].to(weight.dtype)
     return tensors

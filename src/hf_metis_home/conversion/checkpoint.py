@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -225,7 +226,7 @@ def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
         tensors[name] = LazyTensor(
             tuple(part.get_shape()),
             DTYPES[part.get_dtype()],
-            lambda name=name: _read(path, name),
+            partial(_read, path, name),
             (path, 8 + size + header[name]["data_offsets"][0]),
         )
     return tensors

@@ -90,7 +90,7 @@ def export_checkpoint(
             "`branch` is 'shared', but with `branch_kind='ffn'` nothing is left without a branch. Name one."
         )
     made = _upcycle_record(hybrid)
-    record = {"model_name_or_path": str(model_name_or_path), "format": format, "branch": branch}
+    record: dict = {"model_name_or_path": str(model_name_or_path), "format": format, "branch": branch}
     with staged_folder(output_dir) as staging:
         if format == "dense":
             _write_dense(hybrid, branch, made, staging)

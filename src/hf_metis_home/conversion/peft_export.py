@@ -48,7 +48,8 @@ def adapter_from_low_rank(hybrid: Checkpoint, branch: str) -> dict[str, LowRankC
     text = hybrid.config.text_config
     return {
         module: LowRankChange(
-            *(hybrid.tensors[low_rank_name(module, branch, half)] for half in ("A", "B")),
+            hybrid.tensors[low_rank_name(module, branch, "A")],
+            hybrid.tensors[low_rank_name(module, branch, "B")],
             scaling=text.branch_alpha / text.branch_rank,
         )
         for module in low_rank_modules(text)
@@ -87,8 +88,8 @@ def low_rank_differences(
         error = approximation.error(rank)
         if error > max_error:
             needed[name] = approximation.rank_for(max_error), error
-        halves = approximation.halves(rank)
-        changes[name.removesuffix(".weight")] = LowRankChange(*map(LazyTensor.of, halves), scaling=1.0)
+        A, B = map(LazyTensor.of, approximation.halves(rank))
+        changes[name.removesuffix(".weight")] = LowRankChange(A, B, scaling=1.0)
         kept[name] = 1 - error**2
     if needed:
         worst = max(needed, key=lambda name: needed[name])

@@ -76,7 +76,8 @@ def _write(path: Path, tensors: dict[str, LazyTensor], advance: Callable[[int], 
     """
     # Larger types first, as safetensors orders them, so that every tensor begins at a multiple of its type's size.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
         header[name] = {"dtype": TYPE_NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -38,7 +39,7 @@ class Folder:
     dense: Checkpoint | None = None
     config: MetisHomeConfig | None = None
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
-    processor: object = None
+    processor: Any = None
 
     @property
     def is_router_alone(self) -> bool:

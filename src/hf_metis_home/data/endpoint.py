@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from .completions import ANSWER, END_ANSWER, END_THINK, THINK
@@ -78,7 +79,7 @@ class EndpointRollouts:
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.api_key_env, self.concurrency, self.timeout = api_key_env, concurrency, timeout
         self.tries, self.pause, self._stop = tries, pause, threading.Event()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "model": name,
             "endpoint": url,
             "temperature": temperature,

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .prompts import prompt_inputs
 
@@ -51,7 +52,7 @@ class ModelRollouts:
         system_prompt: str | None = None,
     ):
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "model": name,
             "temperature": temperature,
             "top_p": top_p,
@@ -132,6 +133,6 @@ def with_system_prompt(prompt: list[dict], system_prompt: str | None) -> list[di
     return [{"role": "system", "content": system_prompt}, *(one for one in prompt if one["role"] != "system")]
 
 
-def seed_of(*parts: int) -> int:
-    """A seed for some numbers, the same in every process."""
+def seed_of(*parts: int | str) -> int:
+    """A seed for some numbers or words, the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

@@ -1,7 +1,7 @@
 """Answers to rows in batches, compared with the gold answer, and accuracy per task."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -191,7 +191,7 @@ def answer_rows(
     return records
 
 
-def summarise(records: Iterable[AnswerRecord], pools: dict[str, Sequence[str]] | None = None) -> dict[str, dict]:
+def summarise(records: Iterable[AnswerRecord], pools: Mapping[str, Sequence[str]] | None = None) -> dict[str, dict]:
     """
     Accuracy per task.
 

@@ -8,7 +8,7 @@ so rows are sorted by task, then by the length of their prompt.
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -83,7 +83,7 @@ def read_row(rows: Sequence[dict], number: int) -> dict | RowError:
     return {**row, "images": row.get("images") or []}
 
 
-def prepare_batch(processor, rows: list[dict | RowError], longest: int) -> tuple[list[int], object, dict[int, str]]:
+def prepare_batch(processor, rows: list[dict | RowError], longest: int) -> tuple[list[int], Any, dict[int, str]]:
     """
     Model inputs for those rows of a batch that can be asked.
 
@@ -115,7 +115,7 @@ def prepare_batch(processor, rows: list[dict | RowError], longest: int) -> tuple
     return kept, _inputs(processor, [rows[place] for place in kept], longest) if kept else None, errors
 
 
-def _inputs(processor, rows: list[dict], longest: int):
+def _inputs(processor, rows: Sequence, longest: int):
     inputs = prompt_inputs(processor, rows)
     length = int(inputs["attention_mask"].sum(dim=1).max())
     if length > longest:
@@ -126,7 +126,7 @@ def _inputs(processor, rows: list[dict], longest: int):
     return inputs
 
 
-def in_halves(function: Callable, processor, rows: list[dict], inputs, device) -> list:
+def in_halves(function: Callable, processor, rows: Sequence, inputs, device) -> list:
     """
     `function(inputs, rows)`, a list with a result per row; where memory is too small for all rows, for half of them at
     a time. A row that does not fit alone has the error's words, a `str`, for a result.

@@ -58,7 +58,7 @@ class MetisHome(lmms):
         model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **trust)
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = AutoProcessor.from_pretrained(pretrained, **trust)
-        self.choice = {"thinking": None if thinking is None else _boolean(thinking)}
+        self.choice: dict = {"thinking": None if thinking is None else _boolean(thinking)}
         self.choice["thinking_threshold"] = None if thinking_threshold is None else float(thinking_threshold)
         self.batch_size = int(batch_size)
 

@@ -77,7 +77,7 @@ def evaluate_outcomes(
     table = outcomes.to_pandas()
     dense = {name: _baseline(name, other.to_pandas(), table) for name, other in (baselines or {}).items()}
     parts = {task: part for task, part in table.groupby("task", sort=False)} | {"all": table}
-    metrics = {"threshold": threshold, "tasks": {}, "subjects": {}, "curve": {}, "reliability": {}}
+    metrics: dict = {"threshold": threshold, "tasks": {}, "subjects": {}, "curve": {}, "reliability": {}}
     whole = Rows(table, threshold)
     own_choice = len(whole.branches) == 2 and not whole.both
     for task, part in parts.items():
@@ -141,7 +141,7 @@ class Rows:
 
 
 def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
-    shares = {(name, None): share for name, share in rows.shares().items()}
+    shares: dict[tuple[str, Rows | None], np.ndarray] = {(name, None): share for name, share in rows.shares().items()}
     for name, other in others.items():
         shares |= {(name, other): next(iter(other.shares().values()))}
     right = {name: (other or rows).mean_of((other or rows).right, share) for (name, other), share in shares.items()}
@@ -149,7 +149,7 @@ def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
     for other in [None, *others.values()]:
         columns = {name: right[name] for name, owner in shares if owner is other}
         drawn |= bootstrap_shares(columns, _questions((other or rows).table), seed=seed, draws=draws) if columns else {}
-    policies = {}
+    policies: dict[str, dict] = {}
     for (name, other), share in shares.items():
         source = other or rows
         tokens = source.mean_of(source.tokens, share)
@@ -183,7 +183,7 @@ def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
 def _router(rows: Rows, policies: dict) -> dict:
     answered = rows.answered.all(axis=1) & ~np.isnan(rows.thinking)
     right, tokens, probability = rows.right[answered], rows.tokens[answered], rows.probability[answered]
-    found = {"hacc": None, "apgr": None, "cpt50": None, "cpt80": None, "nauc": None, "ece": None}
+    found: dict = {"hacc": None, "apgr": None, "cpt50": None, "cpt80": None, "nauc": None, "ece": None}
     if answered.any():
         found = {
             "hacc": hacc(right, tokens, rows.thinking[answered] == 1),

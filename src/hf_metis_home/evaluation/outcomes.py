@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -209,7 +210,7 @@ def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[d
                 record[f"text_{mode}"] = answer.text
 
 
-def _is_right(text: str, row: dict, match: Callable[[str, str], bool]) -> bool:
+def _is_right(text: str, row: Any, match: Callable[[str, str], bool]) -> bool:
     if verifier := row.get("verifier"):
         return is_correct(text, row["solution"], lambda answer, solution: verifier(answer))
     return any(is_correct(text, solution, match) for solution in row.get("solutions") or [row["solution"]])

@@ -7,6 +7,7 @@ Everything comes from the table and from what lies beside it; nothing is generat
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def write_report(
     output_dir: str | Path,
     *,
     threshold: float | None = None,
-    baselines: dict[str, str | Path] | None = None,
+    baselines: Mapping[str, str | Path] | None = None,
 ) -> dict:
     """
     Write the report of an evaluation.
@@ -280,7 +281,7 @@ def _failed(frame) -> dict:
     return {"n": len(rows), "reasons": reasons[:REASONS], "more": len(reasons) > REASONS}
 
 
-def _command(outcomes: str, threshold: float | None, baselines: dict | None) -> str:
+def _command(outcomes: str, threshold: float | None, baselines: Mapping | None) -> str:
     words = ["metis-home", "report", "--outcomes", outcomes]
     words += ["--baselines", *(f"{name}={path}" for name, path in baselines.items())] if baselines else []
     words += [] if threshold is None else ["--threshold", f"{threshold:g}"]

@@ -35,14 +35,14 @@ class QuestionRows(Sequence):
     ```
     """
 
-    def __init__(self, parts: list[tuple[Sequence[dict], Callable[[dict, int], dict]]]):
+    def __init__(self, parts: Sequence[tuple[Sequence[dict], Callable[[dict, int], dict]]]):
         self.parts = parts
         self.ends = list(accumulate(len(rows) for rows, _ in parts))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # no slices
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = bisect_right(self.ends, index)
@@ -65,7 +65,7 @@ class _StoredRows(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]  # no slices
         return self.rows[index].to_pylist()[0]
 
     def __iter__(self):

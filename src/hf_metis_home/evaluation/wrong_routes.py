@@ -19,7 +19,7 @@ PLAIN_IMAGE = 30_000  # characters up to which an image stays as exact as it is
 SMALL_IMAGE = 112  # pixels, below which it is shown enlarged, with its pixels to be seen
 
 
-def wrong_routes(table, threshold: float, questions: Path | None = None) -> dict[str, list[dict]]:
+def wrong_routes(table, threshold: float, questions: Path | None = None) -> dict[str, dict]:
     """
     Samples of what the router got wrong.
 

@@ -85,7 +85,8 @@ def run_method(base, processor, preset: Preset, sizes: MethodSizes, seed: int, f
         hybrid also with either branch forced; `seconds` per stage; `data`, what the pass rates were per task.
     """
     test = make_dataset(dict.fromkeys(TASKS, sizes.test_rows), "test", seed)
-    results, seconds = {}, {}
+    results: dict = {}
+    seconds: dict = {}
 
     def answer(name: str, model, **choice) -> None:
         records = answer_rows(

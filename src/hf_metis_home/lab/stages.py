@@ -6,6 +6,7 @@ trains on follows from a [`Preset`] and a seed.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from datasets import Dataset
 from transformers import PrinterCallback
@@ -29,7 +30,9 @@ THINKING_MIX = {"chain": 24, "squares": 10, "located_hard": 16}
 LEARNING_RATE = 1.5e-3
 
 
-def stage_rows(mix: dict[str, int], count: int, split: str, seed: int, thinking: bool | None = None) -> Dataset:
+def stage_rows(
+    mix: dict[str, int], count: int, split: Literal["train", "dev", "test"], seed: int, thinking: bool | None = None
+) -> Dataset:
     """About `count` rows in the shares of a mix, at least one of each task."""
     total = sum(mix.values())
     return make_dataset({task: max(1, count * share // total) for task, share in mix.items()}, split, seed, thinking)

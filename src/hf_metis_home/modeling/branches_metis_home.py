@@ -85,8 +85,8 @@ class MetisHomeBranches(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
         """`hidden_states` of shape `(batch_size, seq_len, hidden_size)`; `branch` as in [`run_branch`]."""
-        networks = [getattr(self, name, None) for name in BRANCHES]
-        return run_branch(*networks, hidden_states, branch)
+        thinking, non_thinking = (getattr(self, name, None) for name in BRANCHES)
+        return run_branch(thinking, non_thinking, hidden_states, branch)
 
 
 class MetisHomeZeroLinear(nn.Linear):
@@ -126,8 +126,8 @@ class _LowRankBranches:
         changes = [getattr(self, branch_name, {}) for branch_name in BRANCHES]
         if not any(name in change for change in changes):
             return output
-        changes = [change[name] if name in change else None for change in changes]
-        return output + run_branch(*changes, hidden_states, branch)
+        thinking, non_thinking = (change[name] if name in change else None for change in changes)
+        return output + run_branch(thinking, non_thinking, hidden_states, branch)
 
 
 class MetisHomeLowRankMLP(_LowRankBranches, Qwen2MLP):

@@ -235,6 +235,8 @@ class MetisHomeDecoderLayer(Qwen2_5_VLDecoderLayer):
 
 
 class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
+    """What the models here share: layers that devices do not split, and a router that stays in fp32."""
+
     config: MetisHomeConfig
     _no_split_modules = ["MetisHomeDecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
     # A route is a threshold on a probability: rounding it to bf16 would move decisions.

@@ -43,4 +43,5 @@ def accuracy_reward(completions: list, solution: list[str] | None = None, **colu
     ]
 
 
-accuracy_reward.needs = ("solution",)  # so that a dataset without it is refused before a run, not at the first reward
+# So that a dataset without it is refused before a run, not at the first reward.
+accuracy_reward.needs = ("solution",)  # type: ignore[attr-defined]

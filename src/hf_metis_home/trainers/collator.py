@@ -40,11 +40,11 @@ class MetisHomeCollator:
         batch = self.collator([{name: row[name] for name in columns} for row in rows])
         lengths = batch["attention_mask"].sum(dim=1)
         if self.max_length is not None and lengths.max() > self.max_length:
-            row = int(lengths.argmax())
+            longest = int(lengths.argmax())
             raise ValueError(
-                f"Row {row} of a batch has {int(lengths[row])} tokens, but `max_length` is {self.max_length}: a cut "
-                "would take the end of its answer. Raise `max_length`, leave it at None, or drop such rows. Its "
-                f"prompt: {rows[row]['prompt']}"
+                f"Row {longest} of a batch has {int(lengths[longest])} tokens, but `max_length` is {self.max_length}: "
+                "a cut would take the end of its answer. Raise `max_length`, leave it at None, or drop such rows. Its "
+                f"prompt: {rows[longest]['prompt']}"
             )
         batch["thinking"] = torch.tensor([row["thinking"] for row in rows])
         batch["prompt_mask"] = batch["attention_mask"].bool() & (batch["labels"] == -100)

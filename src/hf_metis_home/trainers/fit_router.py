@@ -142,7 +142,7 @@ def fit_router(
     router = getattr(model, "model", model).language_model.router
     features = read_prompts(model, processor, rows, preferences.rows, progress)
     fit_features, held_features = ([features[row] for row in side.rows] for side in sides)
-    options = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    options: dict = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     before = {name: weight.detach().float().clone() for name, weight in router.named_parameters()}
     if router.pooling == "attention":
 

@@ -96,7 +96,9 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
         check_prompts(train_dataset, eval_dataset, reward_funcs, args, two_branch)
         # What `_generate_and_score_completions` and `compute_loss` tell the methods that they call through TRL.
-        self._thinking = self._router_target = self._completions = self._rewards = self._lengths = None
+        self._thinking = self._router_target = self._completions = None
+        self._rewards: torch.Tensor = None
+        self._lengths: torch.Tensor = None
         self._images = self._sampler = None
         super().__init__(
             model, [checked_reward(function) for function in reward_funcs], args, train_dataset, eval_dataset, **kwargs
@@ -126,9 +128,9 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         tokens = {getattr(config, name, None) for name in names} | {self._tokenizer.pad_token_id}
         tokens |= set(self.generation_kwargs.get("suppress_tokens") or ())
-        tokens = sorted(tokens - {None, *self.eos_token_ids})
-        self.generation_kwargs["suppress_tokens"] = tokens
-        self.generation_config.suppress_tokens = tokens
+        suppressed = sorted(tokens - {None, *self.eos_token_ids})
+        self.generation_kwargs["suppress_tokens"] = suppressed
+        self.generation_config.suppress_tokens = suppressed
 
     def _tokenize_prompts(self, prompts: list):
         prompt_ids, images, multimodal_fields = super()._tokenize_prompts(prompts)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import IterableDataset
@@ -10,15 +11,22 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
 
 from ..hub_templates import render_model_card
+from ..hub_templates.cards import Stage
 from ..modeling import MetisHomeConfig
 from .parameter_groups import describe_trainable, group_of, move_to_rate
 from .run_record import card_notes, write_run
 
 
-class MetisHomeTrainerMixin:
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:  # the TRL trainer in front of which the mixin goes
+    Trainer = object
+
+
+class MetisHomeTrainerMixin(Trainer):
     """Goes in front of a TRL trainer. `args` has `router_learning_rate`, `branch_learning_rate` and the rest."""
 
-    _stage: str  # of the model card
+    _stage: Stage  # of the model card
     _card_notes: tuple[str, ...] = ()  # and what else it says
 
     def create_optimizer(self, *args, **kwargs):

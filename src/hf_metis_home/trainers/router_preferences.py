@@ -46,10 +46,13 @@ class Preferences:
     def select(self, indices: Sequence[int]) -> "Preferences":
         at = torch.tensor(indices, dtype=torch.long)
         return Preferences(
-            [self.rows[index] for index in indices],
-            [self.ids[index] for index in indices],
-            *(values[at] for values in (self.target, self.stake, self.gain, self.correct)),
-            None if self.tokens is None else self.tokens[at],
+            rows=[self.rows[index] for index in indices],
+            ids=[self.ids[index] for index in indices],
+            target=self.target[at],
+            stake=self.stake[at],
+            gain=self.gain[at],
+            correct=self.correct[at],
+            tokens=None if self.tokens is None else self.tokens[at],
         )
 
 

@@ -11,6 +11,7 @@ Not here: packing (a row takes one branch), and any loss on rows of the mode tha
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from datasets import Dataset, Image, List
@@ -60,6 +61,7 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     ```
     """
 
+    data_collator: Callable  # TRL's, and around it ours
     _tag_names = ["trl", "sft", "metis-home"]
     _stage = "sft"
 
@@ -91,13 +93,14 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
             freeze(model, trained_groups(args.trainable, args.train_router))
         if not any(trained for trained, _ in count_trainable(model).values()):
             raise ValueError("No parameter is left to train: check `trainable`, `train_router` and the PEFT settings.")
-        if isinstance(self.data_collator, DataCollatorForVisionLanguageModeling):
+        inner = self.data_collator
+        if isinstance(inner, DataCollatorForVisionLanguageModeling):
             streamed = any(not isinstance(dataset, Dataset) for dataset in _named(train_dataset, eval_dataset).values())
             # Nothing is cut: the collator around it refuses a row that is too long.
-            collator = dataclasses.replace(self.data_collator, max_length=None, completion_only_loss=True)
+            collator = dataclasses.replace(inner, max_length=None, completion_only_loss=True)
             self._tasks = _task_names(train_dataset, eval_dataset)
             self.data_collator = MetisHomeCollator(
-                collator, self.data_collator.max_length, streamed, {name: i for i, name in enumerate(self._tasks)}
+                collator, inner.max_length, streamed, {name: i for i, name in enumerate(self._tasks)}
             )
 
         add_router_loss(model.get_base_model() if isinstance(model, PeftModel) else model, self._router_loss)
