@@ -93,7 +93,7 @@ def train_layers(
     up, up_bias, score, score_bias = before
     layers = [layer.clone().requires_grad_() for layer in (up * spread, up_bias + up @ mean, score, score_bias)]
 
-    options = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    options: dict = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     ours = (lambda rows: layer_logits(layers, features[rows]), preferences)
     held = (lambda: layer_logits(layers, held_features), held_out)
     best, best_step = _descend(layers, ours, held, features.device, **options)
@@ -115,7 +115,7 @@ def train_with_queries(
     """
     before = {name: weight.detach().float().clone() for name, weight in router.named_parameters()}
     weights = {name: weight.clone().requires_grad_() for name, weight in before.items()}
-    options = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    options: dict = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     ours = (lambda rows: token_logits(router, weights, [tokens[row] for row in rows.tolist()]), preferences)
     held = (lambda: token_logits(router, weights, held_tokens), held_out)
     best, best_step = _descend(list(weights.values()), ours, held, router.score.weight.device, **options)
