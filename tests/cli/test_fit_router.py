@@ -82,7 +82,10 @@ def test_commands_of_the_page(tmp_path, monkeypatch, hybrid, rows, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("ffn_1", "lora_attention_0") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_only_the_router_is_new(tmp_path, kind, rows, capsys):
     hybrid = make_hybrid(tmp_path, **KINDS[kind])
     out = tmp_path / "out"

@@ -128,7 +128,11 @@ def compile_whole(model, backend):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("thinking", [True, False, MIXED, torch.tensor(MIXED), None], ids=str)
+@pytest.mark.parametrize(
+    "thinking",
+    [*(pytest.param(value, marks=pytest.mark.slow) for value in (True, False, MIXED)), torch.tensor(MIXED), None],
+    ids=str,
+)
 def test_compiles_into_one_graph(thinking, backend):
     # The vision features are computed outside: not even the dense model's vision tower compiles into one graph.
     hybrid = tiny_hybrid()

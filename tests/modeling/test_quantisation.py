@@ -48,6 +48,7 @@ def bitsandbytes_nf4(skip=None):
 
 
 METHODS = [torchao_int8, torchao_int4, bitsandbytes_int8, bitsandbytes_nf4]
+OWN_SKIP = ["lm_head", "visual", "model.visual"]
 
 
 @pytest.fixture
@@ -72,8 +73,15 @@ def linears(model) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-@pytest.mark.parametrize("skip", [None, ["lm_head", "visual", "model.visual"]], ids=["default", "own"])
-@pytest.mark.parametrize("cls", [MetisHomeForConditionalGeneration, MetisHomeModel])
+@pytest.mark.parametrize(
+    ("cls", "skip"),
+    [
+        (MetisHomeForConditionalGeneration, None),
+        (MetisHomeModel, None),
+        (MetisHomeForConditionalGeneration, OWN_SKIP),
+        pytest.param(MetisHomeModel, OWN_SKIP, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_router_is_skipped_and_the_branches_are_not(saved, method, cls, skip):
     model, folder = saved
@@ -133,7 +141,7 @@ def test_saves_and_loads_quantised(saved, method, tmp_path):
     assert torch.equal(loaded.route(**inputs).logits, quantised.route(**inputs).logits)
 
 
-@pytest.mark.parametrize("branch", ["thinking", "non_thinking"])
+@pytest.mark.parametrize("branch", ["thinking", pytest.param("non_thinking", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_one_branch_alone_is_what_it_is_in_the_whole(saved, method, branch):
     options = {"dtype": torch.bfloat16, "device_map": "cpu"}
