@@ -37,7 +37,7 @@ def chain(tmp_path):
     sft = run(
         tmp_path / "sft", "MetisHomeSFTTrainer", hybrid, steps=100, dataset_names=["me/rows", "runs/local"],
         local_sources=["runs/local"], datasets={"train": {"rows": 16000}}, figures={"router_accuracy": 0.987, "x": 1},
-        arguments={"learning_rate": 1e-5, "max_steps": -1, "num_train_epochs": 2, "seed": 0}, versions={"trl": "1.16.0"},
+        arguments={"learning_rate": 1e-5, "max_steps": -1, "num_train_epochs": 2, "seed": 0},
     )  # fmt: skip
     score = {"accuracy": 0.9, "thinking_ratio": 0.4}
     return record(
@@ -54,7 +54,8 @@ def test_the_whole_way(chain):
     card = render_model_card(**history.facts(), license="mit")
     assert f"base_model:\n- {BASE}\n- other/reasoner\n" in card and "datasets:\n- me/prompts\n- me/rows\n" in card
     for text in (
-        "### 1. Training on rewards (GRPO)", "| `loss_type` | grpo |", "| `beta` | 0.0 |", "rewards: accuracy\\_reward.",
+        "### 1. Training on rewards (GRPO)", "| `loss_type` | grpo |", "| `beta` | 0.0 |",
+        "rewards: accuracy\\_reward.",
         "### 2. Two branches", "| `router_layer` | 4 |", "The thinking branch comes from [other/reasoner]",
         "### 3. Stage-SFT", "Trained for 100 steps on 16000 rows of me/rows.", "Trained parts: thinking, router.",
         "At the end: router accuracy on the training rows 0.987.", "| `learning_rate` | 1e-05 |",
@@ -65,7 +66,9 @@ def test_the_whole_way(chain):
 
 
 def test_a_folder_that_is_gone_is_no_hub_id(chain, tmp_path, monkeypatch):
-    hybrid = record(tmp_path / "a" / "hybrid", "upcycle.json", model_name_or_path="runs/base", local_sources=["runs/base"])
+    hybrid = record(
+        tmp_path / "a" / "hybrid", "upcycle.json", model_name_or_path="runs/base", local_sources=["runs/base"]
+    )
     assert history_of(hybrid).base_model is None
     record(tmp_path / "a" / "runs" / "base", "run.json", trainer="MetisHomeGRPOTrainer", model=BASE)
     assert history_of(hybrid).base_model == BASE  # found from above the record's own folder

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 
 TOKENS = {"hf_write": "write", "hf_read": "read"}
@@ -143,6 +146,31 @@ class HubServer:
     def repository(self, request, repo_id: str) -> Repository | None:
         found = self.repositories.get(repo_id)
         return found if found and (not found.private or request.token) else None
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The stand-in, in the place of the Hub for this process, and a token that may write."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made anew with the address of now
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        close_session()
+        yield server
+    close_session()
+
+
+def environment(server: HubServer, folder, token: str | None = "hf_write") -> dict[str, str]:
+    """Variables for another process that shall use the stand-in, with its caches in a folder."""
+    import os
+
+    variables = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    variables |= {"HF_HOME": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    variables.pop("HF_TOKEN", None)
+    return variables | ({"HF_TOKEN": token} if token else {})
 
 
 class Request:

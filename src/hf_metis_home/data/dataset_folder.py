@@ -137,8 +137,8 @@ print(rows[0]["thinking"], rows[0]["completion"])
 
 def size_category(count: int) -> str:
     """The Hub's name for a number of rows."""
-    limits = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-    return next((name for limit, name in limits if count < limit), "1M<n<10M")
+    limits = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((name for limit, name in limits if count < limit), "10M<n<100M")
 
 
 def _cell(value: object) -> str:

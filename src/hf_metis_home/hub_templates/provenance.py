@@ -187,7 +187,8 @@ def describe(step: Step) -> dict:
     """A step as the card tells it: `title`, `sentences`, `settings` (name to value)."""
     record = step.record
     values = {**record, **(record.get("arguments") or {})}
-    settings = {name: values[name] for name in SETTINGS[step.kind] if values.get(name) not in (None, "", [], False)}
+    settings = {name: values.get(name) for name in SETTINGS[step.kind]}
+    settings = {name: value for name, value in settings.items() if value not in (None, "", []) and value is not False}
     if step.kind in TRAINERS.values():
         if (record.get("processes") or 1) > 1:
             settings["processes"] = record["processes"]
@@ -205,10 +206,14 @@ def _sentences(step: Step) -> list[str]:
     if step.kind not in TRAINERS.values():
         return []
     sentences = []
-    trained = [group for group, (count, _) in (record.get("parameters") or {}).items() if count]
+    parameters = record.get("parameters") or {}
+    trained = [group for group, (count, _) in parameters.items() if count]
     if trained and step.kind == "grpo":
+        rest = " The other parts were not." if any(total > count for count, total in parameters.values()) else ""
         rewards = f" The rewards: {', '.join(record['rewards'])}." if record.get("rewards") else ""
-        sentences.append(f"Trained on rewards: {', '.join(trained)}. The other parts were not.{rewards}")
+        dense = not any(total for group, (_, total) in parameters.items() if group != "shared")
+        parts = "the dense model" if dense else ", ".join(trained)
+        sentences.append(f"Trained on rewards: {parts}.{rest}{rewards}")
     elif trained:
         sentences.append(f"Trained parts: {', '.join(trained)}.")
     rows = ((record.get("datasets") or {}).get("train") or {}).get("rows")

@@ -108,7 +108,7 @@ def push_model(
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             As in [`plan_push`].
         plan ([`Plan`], *optional*):
-            What [`plan_push`] gave, so that nothing is checked twice.
+            What [`plan_push`] gave, so that nothing is checked twice, the token neither.
 
     Returns:
         [`Pushed`].
@@ -131,8 +131,9 @@ def push_model(
 
     check_target(repo_id, create_pr, revision)
     api = HfApi(library_name="hf_metis_home")
-    check_token(api)
-    plan = plan or plan_push(model_name_or_path, repo_id, trust_remote_code=trust_remote_code)
+    if plan is None:
+        check_token(api)  # before the checks, which take longer
+        plan = plan_push(model_name_or_path, repo_id, trust_remote_code=trust_remote_code)
     if plan.failed:
         reasons = "\n".join(f"- {check.name}: {check.detail}" for check in plan.failed)
         raise ValueError(f"{len(plan.failed)} checks failed, so nothing was sent:\n{reasons}")
@@ -242,6 +243,8 @@ def _send(api, repo_id: str, files: dict[str, int], **options):
         raise ValueError(f"The Hub refuses the folder: {error}") from error
     except (HTTPError, RuntimeError) as error:
         raise _explained(error, repo_id) from error
+    if options["create_pr"] and info.pr_url is None:
+        raise ValueError(f"{repo_id!r} has all of this already, so there is nothing to propose.")
     if missing := sorted(set(files) - arrived):
         raise ValueError(
             f"{missing} did not arrive in {repo_id!r}: a .gitignore there keeps them out. Remove it, and push again."

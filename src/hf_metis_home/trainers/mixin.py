@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
 
+from ..hub_templates.cards import hub_id
 from ..hub_templates.folder_card import config_facts, write_model_card
 from ..hub_templates.provenance import Step, history_after
 from ..modeling import MetisHomeConfig
@@ -102,7 +103,9 @@ class MetisHomeTrainerMixin:
         if not self._writes_card:
             super().create_model_card(model_name, dataset_name, tags)
         elif self.is_world_process_zero():
-            self._write_card(Path(self.args.output_dir), title=model_name, datasets=dataset_name, tags=tags)
+            names = [dataset_name] if isinstance(dataset_name, str) else dataset_name or []
+            datasets = [name for name in names if hub_id(name)] or None
+            self._write_card(Path(self.args.output_dir), title=model_name, datasets=datasets, tags=tags)
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)

@@ -1,0 +1,26 @@
+"""A two-branch folder that is ready to be published, and a Hub to publish it on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hf_metis_home.conversion import upcycle_checkpoint
+from hf_metis_home.publishing import update_card
+from tests.conversion.common import save_dense
+
+from .hub_server import hub  # noqa: F401  a fixture
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Path:
+    """Made once; to be copied before it is changed."""
+    place = tmp_path_factory.mktemp("published")
+    folder = upcycle_checkpoint(save_dense(place / "dense", max_shard_size="60KB"), place / "hybrid")
+    update_card(folder, license="apache-2.0", model_id="me/hybrid")
+    return folder
+
+
+@pytest.fixture
+def folder(published, tmp_path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "hybrid"))
