@@ -49,18 +49,20 @@ class Repository:
 
 class HubServer:
     """
-    Repositories by id, LFS objects by SHA-256, and every request as `(method, path)`.
+    Repositories by id, LFS objects by SHA-256, and every request as `(method, path)`. With `uses_lfs` off, all files
+    are plain ones; what is in `ignored` is left out of commits.
 
     Args:
         on_put (`Callable[[str], bool]`, *optional*):
             Called with the SHA-256 of an object that arrives; False hangs up without keeping it.
     """
 
+    uses_lfs = True
+
     def __init__(self, on_put: Callable[[str], bool] = lambda oid: True):
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
-        self.bodies: list[bytes] = []
         self.on_put, self.ignored = on_put, set()
         lock, hub = threading.Lock(), self
 
@@ -72,7 +74,6 @@ class HubServer:
                 path = urlsplit(self.path)
                 with lock:
                     hub.requests.append((method, path.path))
-                    hub.bodies.append(body)
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 request = Request(method, unquote(path.path), path.path, parse_qs(path.query), token, body)
                 if method == "PUT":  # may wait, and must not hold up the rest
@@ -233,16 +234,13 @@ def preupload(hub, request, repo_id, revision):
     there = found.files(revision)
     files = []
     for file in request.json()["files"]:
-        large = file["path"].endswith(".safetensors") or file["size"] >= LARGE
+        large = hub.uses_lfs and (file["path"].endswith(".safetensors") or file["size"] >= LARGE)
         oid = oid_of(there[file["path"]], large) if file["path"] in there else None
         files.append(
-            {"path": file["path"], "uploadMode": "lfs" if large and hub.uses_lfs else "regular", "oid": oid}
+            {"path": file["path"], "uploadMode": "lfs" if large else "regular", "oid": oid}
             | {"shouldIgnore": file["path"] in hub.ignored}
         )
     return 200, {"files": files}
-
-
-HubServer.uses_lfs = True
 
 
 def oid_of(content: bytes, large: bool) -> str:

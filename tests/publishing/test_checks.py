@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hf_metis_home.publishing import checks, update_card
 from hf_metis_home.publishing.checks import check_folder, load_isolated
@@ -94,10 +95,11 @@ def test_isolated_load_sees_what_only_the_package_hides(folder):
         load_isolated(folder)
     text = (folder / "modeling_metis_home.py").read_text().replace("\nimport hf_metis_home\n", "\nimport json\n")
     (folder / "modeling_metis_home.py").write_text(text)
-    index = folder / "model.safetensors.index.json"
-    weights = json.loads(index.read_text())
-    del weights["weight_map"]["model.language_model.norm.weight"]
-    index.write_text(json.dumps(weights))
+    weights = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    shard = folder / weights["model.language_model.norm.weight"]
+    tensors = load_file(shard)
+    del tensors["model.language_model.norm.weight"]
+    save_file(tensors, shard, {"format": "pt"})
     with pytest.raises(ValueError, match="other tensors than it has.*language_model.norm.weight"):
         load_isolated(folder)
 

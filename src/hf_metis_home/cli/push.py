@@ -63,7 +63,10 @@ def _push(arguments: PushArguments) -> list:
     check_target(arguments.repo_id, **target)
     if not arguments.dry_run:
         from huggingface_hub import HfApi
+        from huggingface_hub.utils import disable_progress_bars
 
+        if not sys.stderr.isatty():
+            disable_progress_bars()
         from ..publishing.push import check_token
 
         check_token(HfApi())  # before the checks, which take longer

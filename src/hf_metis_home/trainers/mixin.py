@@ -13,7 +13,7 @@ from ..hub_templates.cards import hub_id
 from ..hub_templates.folder_card import config_facts, write_model_card
 from ..hub_templates.provenance import Step, history_after
 from ..modeling import MetisHomeConfig
-from .parameter_groups import describe_trainable, group_of, move_to_rate
+from .parameter_groups import count_trainable, describe_trainable, group_of, move_to_rate
 from .run_record import run_of, write_run
 
 
@@ -21,6 +21,7 @@ class MetisHomeTrainerMixin:
     """Goes in front of a TRL trainer. `args` has `router_learning_rate`, `branch_learning_rate` and the rest."""
 
     _stage: str  # of the model card
+    _parameters: dict | None = None  # counted before training, which may spread them over processes
     dataset_names: tuple[str, ...] = ()  # files, folders or Hub ids of the rows, where a caller knows them
 
     def create_optimizer(self, *args, **kwargs):
@@ -34,6 +35,7 @@ class MetisHomeTrainerMixin:
 
     def train(self, *args, **kwargs):
         self.accelerator.print(describe_trainable(self.plain_model))
+        self._parameters = count_trainable(self.plain_model)
         if self.is_world_process_zero():
             write_run(self)
         if self.two_branch:
@@ -109,13 +111,18 @@ class MetisHomeTrainerMixin:
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if folder == Path(self.args.output_dir):
+            write_run(self)
         if self._writes_card:
-            self._write_card(Path(output_dir or self.args.output_dir))
+            self._write_card(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # The parent copies weights and configuration from the checkpoint to the folder it uploads, but not the rest.
-        for file in (*Path(checkpoint_folder).glob("*.py"), *Path(checkpoint_folder).glob("README.md")):
+        for file in Path(checkpoint_folder).glob("*.py"):
             shutil.copy(file, self.args.output_dir)
+        if self._writes_card and self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir))
         super()._push_from_checkpoint(checkpoint_folder)
 
     @property
@@ -124,10 +131,8 @@ class MetisHomeTrainerMixin:
         return self.two_branch and not isinstance(self.plain_model, PeftModel)
 
     def _write_card(self, folder: Path, **given) -> None:
-        record = run_of(self)
-        if folder == Path(self.args.output_dir):
-            write_run(self)
-        facts = config_facts(self.plain_model.config) | history_after(Step(self._stage, record, folder)).facts()
+        step = Step(self._stage, run_of(self), folder)
+        facts = config_facts(self.plain_model.config) | history_after(step).facts()
         folder.mkdir(parents=True, exist_ok=True)
         # Whatever was measured was measured with other weights.
         write_model_card(folder, facts, model_id=self.hub_model_id or self.args.hub_model_id, results={}, **given)

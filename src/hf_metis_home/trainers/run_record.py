@@ -35,7 +35,7 @@ def run_of(trainer) -> dict:
         "local_sources": [name for name in (model, *names) if Path(name).exists()],
         "processes": trainer.accelerator.num_processes,
         "datasets": {name: _describe(dataset) for name, dataset in datasets.items() if dataset is not None},
-        "parameters": count_trainable(trainer.plain_model),
+        "parameters": trainer._parameters or count_trainable(trainer.plain_model),
         "versions": {"python": platform.python_version(), **_versions()},
         "arguments": arguments,
         "steps": trainer.state.global_step,
