@@ -225,7 +225,15 @@ def test_a_hub_that_is_not_there(folder, hub, monkeypatch, capsys):
 
 def test_an_upload_that_broke_goes_on(folder, hub, quick, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its own attempts
-    hub.on_put = lambda oid: len(hub.objects) < 2 or oid in hub.objects
+    lock, first = threading.Lock(), []
+
+    def two_alone(oid: str) -> bool:
+        with lock:
+            if oid not in first and len(first) < 2:
+                first.append(oid)
+            return oid in first
+
+    hub.on_put = two_alone
     assert push(folder) == 2
     message = capsys.readouterr().err
     assert "The upload to 'me/hybrid' stopped" in message and "Run the same command again" in message
@@ -265,7 +273,8 @@ def test_a_process_that_was_killed_goes_on_and_the_result_loads(folder, tmp_path
     def stall(oid: str) -> bool:
         if len(server.objects) >= 2:
             arrived.set()
-            return release.wait(60)
+            release.wait(60)
+            return False
         return True
 
     with HubServer(stall) as server:

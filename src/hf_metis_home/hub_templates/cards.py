@@ -15,6 +15,7 @@ from .marked import new_card
 Stage = Literal["upcycled", "sft", "grpo"]
 STAGES = ("upcycled", "sft", "grpo")
 PLACEHOLDER = "OWNER/NAME"  # where the id of the repository is not known
+DEFAULT_TITLE = "A hybrid-thinking vision-language model"
 TAGS = ["metis-home", "hybrid-thinking", "mixture-of-experts", "qwen2_5_vl", "custom_code"]
 
 
@@ -144,7 +145,7 @@ def model_card_parts(
         "model-index": index,
     }
     if title is None:
-        title = model_id.rpartition("/")[2] if model_id else "A hybrid-thinking vision-language model"
+        title = model_id.rpartition("/")[2] if model_id else DEFAULT_TITLE
     sections = render_blocks(
         "model_card.md.jinja",
         stage=stage,

@@ -4,7 +4,7 @@ import html
 import re
 from pathlib import Path
 
-from .cards import PLACEHOLDER, model_card_parts
+from .cards import DEFAULT_TITLE, PLACEHOLDER, model_card_parts
 from .marked import read_metadata, write_card
 from .provenance import history_of
 
@@ -100,8 +100,10 @@ def remembered(card: str) -> dict:
     for name, pattern in patterns.items():
         if match := re.search(pattern, card, re.M):
             found[name] = match[1]
-    if found.get("model_id") == PLACEHOLDER:
-        del found["model_id"]
     if "title" in found:
         found["title"] = html.unescape(re.sub(r"\\(.)", r"\1", found["title"]))
+        if found["title"] in (DEFAULT_TITLE, found.get("model_id", "").rpartition("/")[2]):
+            del found["title"]  # nobody's choice
+    if found.get("model_id") == PLACEHOLDER:
+        del found["model_id"]
     return {name: value for name, value in found.items() if isinstance(value, str)}
