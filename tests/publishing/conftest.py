@@ -7,7 +7,7 @@ import pytest
 
 from hf_metis_home.conversion import upcycle_checkpoint
 from hf_metis_home.publishing import update_card
-from tests.conversion.common import save_dense
+from tests.conversion.common import hybrid_of, save_dense
 
 from .hub_server import hub  # noqa: F401  a fixture
 
@@ -16,7 +16,10 @@ from .hub_server import hub  # noqa: F401  a fixture
 def published(tmp_path_factory) -> Path:
     """Made once; to be copied before it is changed."""
     place = tmp_path_factory.mktemp("published")
-    folder = upcycle_checkpoint(save_dense(place / "dense", max_shard_size="60KB"), place / "hybrid")
+    folder = upcycle_checkpoint(save_dense(place / "dense"), place / "hybrid")
+    hybrid = hybrid_of(folder)
+    (folder / "model.safetensors").unlink()
+    hybrid.save_pretrained(folder, max_shard_size="60KB")  # several files, as a large model has
     update_card(folder, license="apache-2.0", model_id="me/hybrid")
     return folder
 

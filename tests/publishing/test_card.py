@@ -40,7 +40,7 @@ def test_results_of_outcomes(folder, outcomes):
     done = update_card(folder, outcomes=outcomes)
     assert done == {"kind": "model", "files": ["README.md", ".eval_results/sums.yaml"], "kept": []}
     card = card_of(folder)
-    table = re.search(r"\| task \|.*?\n\n", card.text, re.S)[0].splitlines()
+    table = re.search(r"\| task \|.*?\n\n", card.text, re.S)[0].strip().splitlines()
     assert table[0] == "| task | questions | accuracy | thinking ratio | tokens | always thinking | never thinking |"
     cells = [cell.strip() for cell in table[2].strip("|").split("|")]
     assert (

@@ -77,6 +77,7 @@ def test_foreign_code_runs_only_when_asked(folder, quick):
     assert found(folder, trust_remote_code=True)["isolated load"].ok and quick == [folder]
 
 
+@pytest.mark.slow
 def test_isolated_load(folder):
     assert load_isolated(folder) == "MetisHomeForConditionalGeneration and Qwen2_5_VLProcessor without this package"
 
