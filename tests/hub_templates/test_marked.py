@@ -67,8 +67,14 @@ def test_a_card_that_has_nothing_of_ours(theirs):
     assert body.lstrip("\n").startswith("# Mine\n\nMy text.\n" if theirs else "<!-- metis-home:about")
     assert [section(merged, name) for name in ("use", "end")] == [SECTIONS["use"], SECTIONS["end"]]
     assert len(re.findall(r"^# ", merged, re.M)) == 1  # one title
+    assert merge_card(merged, METADATA, SECTIONS) == (merged, [])
     again, kept = merge_card(merged, METADATA, {"use": "## Other"})
     assert section(again, "use") == "## Other" and kept == []
+
+
+def test_a_comment_in_code_is_no_title():
+    theirs = "```python\n# a comment\n```\n\nMy text.\n"
+    assert "\n# Title\n" in merge_card(theirs, METADATA, SECTIONS)[0]
 
 
 def test_metadata():

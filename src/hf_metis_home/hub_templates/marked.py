@@ -67,6 +67,8 @@ def merge_card(card: str, metadata: dict, sections: dict[str, str], renew: Itera
     merged = _merge_metadata(old, metadata, set(renew) | set(RENEWED))
     head = head if merged == old else _front_matter(merged)
     kept, before = [], None
+    if _has_title(body):
+        sections = {name: re.sub(r"\A\s*# .*\n+", "", text) for name, text in sections.items()}
     for name, text in sections.items():
         place = _place(body, name)
         if place is None:
@@ -186,6 +188,13 @@ def _place(body: str, name: str) -> re.Match | None:
     return re.search(marks, body, re.S)
 
 
+def _has_title(body: str) -> bool:
+    """Whether there is a heading of the first level that is not ours."""
+    for other in (r"<!-- metis-home:(\w+)[ \w]* -->\n.*?<!-- /metis-home:\1 -->", r"^(```|~~~).*?^\1"):
+        body = re.sub(other, "", body, flags=re.M | re.S)
+    return re.search(r"^# ", body, re.M) is not None
+
+
 def _insert(body: str, name: str, text: str, before: str | None) -> str:
     """A section that the card does not have yet, behind the one that it follows."""
     if before is not None:
@@ -193,6 +202,4 @@ def _insert(body: str, name: str, text: str, before: str | None) -> str:
         return f"{body[:end]}\n\n{_marked(name, text)}{body[end:]}"
     if "<!-- metis-home:" in body:
         return f"\n{_marked(name, text)}\n{body}"
-    if re.search(r"^# ", body, re.M):  # somebody's own card, which has its title
-        text = re.sub(r"\A\s*# .*\n+", "", text)
     return f"{body.rstrip()}\n\n{_marked(name, text)}\n".lstrip("\n") if body.strip() else f"\n{_marked(name, text)}\n"
