@@ -1,17 +1,18 @@
 """Every folder that training leaves is a complete Hub repository, and what is sent to the Hub is the same."""
 
 import json
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
+from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from tests.modeling.test_remote_code import AUTO_MAP, CODE_FILES, run_isolated
+from tests.publishing.hub_server import hub  # noqa: F401  a fixture
 
 from .common import make_rows, make_trainer
+from .grpo_common import make_grpo
 
 
 COMPLETE = CODE_FILES | {
@@ -55,64 +56,62 @@ def test_a_checkpoint_loads_where_the_package_is_not(tmp_path):
         assert torch.equal(found["logits"], trainer.model.eval().forward(**inputs).logits)
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """The Hub's network, replaced where huggingface_hub calls it: what would be uploaded, by path."""
-    uploads: dict[str, dict[str, bytes]] = {}
-
-    def commit(repo_id):
-        url = f"https://huggingface.co/{repo_id}/commit/0"
-        return CommitInfo(commit_url=url, commit_message="", commit_description="", oid="0" * 40)
-
-    def create_repo(self, repo_id, **kwargs):
-        return RepoUrl(f"https://huggingface.co/{repo_id}")
-
-    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=None, run_as_future=False, **kwargs):
-        skipped = {path for pattern in ignore_patterns or () for path in Path(folder_path).glob(pattern)}
-        files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir() if path.is_file()}
-        uploads.setdefault(repo_id, {}).update(
-            {name: content for name, content in files.items() if Path(folder_path) / name not in skipped}
-        )
-        done = Future()
-        done.set_result(commit(repo_id))
-        return done if run_as_future else done.result()
-
-    def create_commit(self, repo_id, operations, **kwargs):
-        files = {operation.path_in_repo: operation.path_or_fileobj for operation in operations}
-        uploads.setdefault(repo_id, {}).update(
-            {name: Path(source).read_bytes() if isinstance(source, str) else source for name, source in files.items()}
-        )
-        return commit(repo_id)
-
-    for method in (create_repo, upload_folder, create_commit):
-        monkeypatch.setattr(HfApi, method.__name__, method)
-    return uploads
+def check_sent(hub, model, folder: Path) -> ModelCard:  # noqa: F811
+    """What stands in the repository is complete, and its card loads it from there."""
+    sent = hub.repositories["me/hybrid"].files()
+    folder.mkdir()
+    for name in COMPLETE:
+        (folder / name).write_bytes(sent[name])
+    check_complete(folder, model)
+    card = ModelCard.load(folder / "README.md")
+    assert 'repo = "me/hybrid"' in card.text
+    return card
 
 
-def test_push_to_hub_of_the_trainer(tmp_path, hub):
-    trainer = make_trainer(tmp_path / "run", hub_model_id="me/hybrid", hub_token="none")
+def test_push_to_hub_of_the_trainer(tmp_path, hub):  # noqa: F811
+    trainer = make_trainer(tmp_path / "run", hub_model_id="me/hybrid", hub_private_repo=True)
+    trainer.train()
+    done = trainer.push_to_hub()
+    card = check_sent(hub, trainer.model, tmp_path / "sent")
+    assert hub.repositories["me/hybrid"].private and done.oid == hub.repositories["me/hybrid"].refs["main"]
+    assert {"trl", "sft", "custom_code"} <= set(card.data.tags) and "# hybrid\n" in card.text
+    assert "Trained for 1 steps on 8 rows." in card.text and "| `learning_rate` | 0.01 |" in card.text
+
+
+def test_push_to_hub_after_rewards(tmp_path, hub):  # noqa: F811
+    trainer = make_grpo(tmp_path / "run", rollout_branch="thinking", hub_model_id="me/hybrid")
     trainer.train()
     trainer.push_to_hub()
-    assert COMPLETE <= hub["me/hybrid"].keys()
-    for name, content in hub["me/hybrid"].items():
-        (tmp_path / "sent").mkdir(exist_ok=True)
-        (tmp_path / "sent" / name).write_bytes(content)
-    check_complete(tmp_path / "sent", trainer.model)
+    card = check_sent(hub, trainer.model, tmp_path / "sent")
+    assert "Trained on rewards: thinking." in card.text and "| `rollout_branch` | thinking |" in card.text
 
 
-def test_what_is_pushed_while_training_is_complete(tmp_path, hub):
+def test_a_card_that_somebody_wrote_in_survives_training(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\nMy words.\n")
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "mit" and "# Mine\n\nMy words.\n" in card.text
+    assert "Trained for 1 steps" in card.text and "No license was stated" not in card.text
+    trainer.save_model()
+    assert ModelCard.load(tmp_path / "README.md").text == card.text
+
+
+def test_what_is_pushed_while_training_is_complete(tmp_path, hub):  # noqa: F811
     trainer = make_trainer(
         tmp_path, max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_model_id="me/hybrid",
-        hub_strategy="every_save", hub_token="none", hub_always_push=True,
+        hub_strategy="every_save", hub_always_push=True,
     )  # fmt: skip
     trainer.train()
     trainer.push_in_progress.wait_until_done()
-    assert COMPLETE <= hub["me/hybrid"].keys()
+    check_sent(hub, trainer.model, tmp_path / "sent")
 
 
-def test_push_to_hub_of_the_model(tmp_path, hub):
+def test_push_to_hub_of_the_model(tmp_path, hub):  # noqa: F811
     trainer = make_trainer(tmp_path)
     trainer.train()
     trainer.model.push_to_hub("me/hybrid")
-    assert CODE_FILES | {"config.json", "generation_config.json", "model.safetensors"} <= hub["me/hybrid"].keys()
-    assert json.loads(hub["me/hybrid"]["config.json"])["auto_map"] == AUTO_MAP
+    sent = hub.repositories["me/hybrid"].files()
+    assert CODE_FILES | {"config.json", "generation_config.json", "model.safetensors"} <= sent.keys()
+    assert json.loads(sent["config.json"])["auto_map"] == AUTO_MAP

@@ -203,19 +203,22 @@ def meta_model(name: str, config, model_config):
     return model
 
 
-def build_trainer(trainer_class: type, model_config, config, *positional, **more):
+def build_trainer(trainer_class: type, model_config, config, dataset_names: list[str], **more):
     """
-    A trainer of the model that the flags name, with the adapters and the quantisation that they ask for.
+    A trainer of the model that the flags name, with the adapters and the quantisation that they ask for. The names of
+    the datasets are for its record.
 
     Raises:
         UsageError: what the libraries refuse, in their words (the traceback: `METIS_HOME_DEBUG=1`).
     """
     try:
-        return trainer_class(
-            model_config.model_name_or_path, *positional, **more, args=config, **model_options(config, model_config)
+        trainer = trainer_class(
+            model_config.model_name_or_path, **more, args=config, **model_options(config, model_config)
         )
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    trainer.dataset_names = tuple(dataset_names)
+    return trainer
 
 
 def train_and_save(trainer, resume: str | bool | None, next_step: str) -> None:

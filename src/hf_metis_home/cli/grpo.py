@@ -54,8 +54,9 @@ def _grpo(argv: list[str]) -> None:
         print(describe_trainable(model))
         print(f"{len(train)} prompts. Everything fits; nothing was written. Next: run it without --dry_run.")
         return
+    data = {"train_dataset": train, "eval_dataset": evaluate}
     trainer = build_trainer(
-        MetisHomeGRPOTrainer, model_config, config, reward_funcs=rewards, train_dataset=train, eval_dataset=evaluate
+        MetisHomeGRPOTrainer, model_config, config, arguments.dataset_name, reward_funcs=rewards, **data
     )
     verb = "validate" if trainer.two_branch else "upcycle"
     train_and_save(

@@ -46,7 +46,10 @@ def _sft(argv: list[str]) -> None:
         print(describe_trainable(model))
         print(f"{len(train)} training rows. Everything fits; nothing was written. Next: run it without --dry_run.")
         return
-    trainer = build_trainer(MetisHomeSFTTrainer, model_config, config, train_dataset=train, eval_dataset=evaluate)
+    names = arguments.dataset_name
+    trainer = build_trainer(
+        MetisHomeSFTTrainer, model_config, config, names, train_dataset=train, eval_dataset=evaluate
+    )
     if arguments.eval_generation_rows:
         trainer.add_callback(GenerationCallback(trainer, arguments.eval_generation_rows, arguments.eval_max_new_tokens))
     train_and_save(

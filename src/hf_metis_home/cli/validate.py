@@ -47,11 +47,12 @@ def _validate(arguments: ValidateArguments) -> list:
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
-        _print_checks(checks)
+        print_checks(checks)
     return [check for check in checks if check.ok is False]
 
 
-def _print_checks(checks: list) -> None:
+def print_checks(checks: list) -> None:
+    """A line with a sign for each."""
     from rich.console import Console
     from rich.text import Text
 

@@ -11,7 +11,7 @@ from .._folders import check_output_dir, staged_folder
 from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS
 from .adapters import add_change, low_rank_modules, low_rank_name, no_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, open_checkpoint
-from .hub_folder import copy_generation_config, write_around, write_model_files
+from .hub_folder import copy_generation_config, local_sources, write_around, write_model_files
 from .peft_export import adapter_from_low_rank, low_rank_differences
 from .shards import check_space, shard_limit, write_shards
 
@@ -67,13 +67,18 @@ def change_branch_kind(
         text.branch_alpha, text.branch_projections = float(text.branch_rank), list(FFN_PROJECTIONS)
         tensors = _low_rank_changes(hybrid, config.text_config, max_error)
     check_space(output_dir, sum(tensor.nbytes for tensor in tensors.values()))
-    record = {"model_name_or_path": str(model_name_or_path), "branch_kind": branch_kind, "branch_rank": branch_rank}
+    record = {
+        "model_name_or_path": str(model_name_or_path),
+        "branch_kind": branch_kind,
+        "branch_rank": branch_rank,
+        "local_sources": local_sources(model_name_or_path),
+    }
     with staged_folder(output_dir) as staging:
         write_shards(staging, tensors, shard_limit(hybrid.files))
         write_model_files(staging, config, hybrid.config.dtype)
         copy_generation_config(hybrid.folder, staging)
         files = {"branch_kind.json": json.dumps(record, indent=2) + "\n"}
-        write_around(staging, config, AutoProcessor.from_pretrained(hybrid.folder), files, stage=None)
+        write_around(staging, AutoProcessor.from_pretrained(hybrid.folder), files)
     return output_dir
 
 

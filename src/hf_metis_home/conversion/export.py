@@ -16,7 +16,7 @@ from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import add_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, legacy_name, open_checkpoint
-from .hub_folder import copy_generation_config, write_model_files
+from .hub_folder import copy_generation_config, local_sources, write_model_files
 from .peft_export import adapter_from_low_rank, check_shared, logit_error, low_rank_differences, write_adapter
 from .router_alone import router_config, router_tensor_names
 from .shards import check_space, shard_limit, write_shards
@@ -91,6 +91,7 @@ def export_checkpoint(
         )
     made = _upcycle_record(hybrid)
     record: dict = {"model_name_or_path": str(model_name_or_path), "format": format, "branch": branch}
+    record["local_sources"] = local_sources(model_name_or_path)
     with staged_folder(output_dir) as staging:
         if format == "dense":
             _write_dense(hybrid, branch, made, staging)
@@ -106,6 +107,7 @@ def export_checkpoint(
             base = open_checkpoint(base_model, "base_model")
             check_shared(hybrid, base, str(base_model), branch)
             record["base_model"] = str(base_model)
+            record["local_sources"] += local_sources(base_model)
             text = hybrid.config.text_config
             if text.branch_kind == "lora":
                 changes = adapter_from_low_rank(hybrid, branch)

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from .._folders import staged_folder
-from ..hub_templates import render_model_card
+from ..hub_templates.folder_card import write_model_card
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 
 
@@ -27,29 +27,29 @@ def save_hub_folder(model, processor, output_dir: str | Path, *, files: dict[str
         files (`dict[str, str]`, *optional*):
             Further text files: name to content.
         card:
-            Facts for the README that the configuration does not hold, as
-            [`~hub_templates.render_model_card`] takes them.
+            Facts for the README that neither the configuration nor `files` hold, as
+            [`~hub_templates.cards.model_card_parts`] takes them.
 
     Returns:
         `Path`: `output_dir`.
     """
     with staged_folder(output_dir) as staging:
         model.save_pretrained(staging)
-        write_around(staging, model.config, processor, files, **card)
+        write_around(staging, processor, files, **card)
     return Path(output_dir)
 
 
-def write_around(folder: Path, config, processor, files: dict[str, str] | None = None, **card) -> None:
-    """What stands in a Hub folder beside the model: processor, card and further text files."""
-    text = config.text_config
-    about = {
-        "branch_kind": text.branch_kind,
-        "router_layer": text.router_layer,
-        "thinking_threshold": config.thinking_threshold,
-    }
+def write_around(folder: Path, processor, files: dict[str, str] | None = None, **card) -> None:
+    """What stands in a Hub folder beside the model: processor, further text files, and the card that tells of all."""
     processor.save_pretrained(folder)
-    for name, text in {"README.md": render_model_card(**{**about, **card}), **(files or {})}.items():
+    for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
+    write_model_card(folder, **card)
+
+
+def local_sources(*sources: str | Path | None) -> list[str]:
+    """For the record of a command: which of its sources are folders, which later look like ids of the Hub."""
+    return [str(source) for source in sources if source is not None and Path(source).exists()]
 
 
 def copy_generation_config(source: Path, folder: Path) -> None:

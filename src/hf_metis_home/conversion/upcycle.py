@@ -13,12 +13,13 @@ import torch
 import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
+from .. import __version__
 from .._folders import check_output_dir, staged_folder
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 from .adapters import branch_options, read_adapter
 from .chat_template import prepare_processor
 from .checkpoint import LazyTensor, check_tensors, open_checkpoint
-from .hub_folder import copy_generation_config, write_around, write_model_files
+from .hub_folder import copy_generation_config, local_sources, write_around, write_model_files
 from .hybrid_plan import check_configs, hybrid_config, hybrid_tensors
 from .router_alone import router_config, router_tensor_names
 from .router_start import check_examples, initialise_router
@@ -214,25 +215,20 @@ def upcycle_checkpoint(
             **{f"{branch}_adapter": None if path is None else str(path) for branch, path in paths.items()},
             **{"shared_from": shared_from, "dtype": dtype, "seed": seed, **options},
             "router_examples": None if router_examples is None else len(router_examples),
+            "local_sources": local_sources(*given.values(), *paths.values()),
             "layout": dense.layout,
             "stored_head": stored_head is not None,
             "sha256": {
                 **{name: future.result() for name, future in hashes.items()},
                 **{f"{branch}_adapter": adapter.sha256() for branch, adapter in adapters.items()},
             },
-            "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+            "versions": {
+                "hf-metis-home": __version__,
+                "transformers": transformers.__version__,
+                "torch": torch.__version__,
+            },
         }
-        card = {name: None if source is None else str(source) for name, source in given.items()}
-        write_around(
-            staging,
-            config,
-            processor,
-            {"upcycle.json": json.dumps(record, indent=2) + "\n"},
-            stage="upcycled",
-            router_examples=None if router_examples is None else len(router_examples),
-            base_model=card.pop("model_name_or_path"),
-            **card,
-        )
+        write_around(staging, processor, {"upcycle.json": json.dumps(record, indent=2) + "\n"})
     return output_dir
 
 

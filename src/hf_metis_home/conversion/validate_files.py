@@ -40,16 +40,20 @@ def check_code(folder: Folder) -> str:
         _read_module(folder.path, module, modules)
         if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:
             raise ValueError(f"`auto_map` in config.json names {reference}, but {module}.py has no such class. {AGAIN}")
-    installed = Path(modeling.__file__).parent
-    other = [
-        f"{module}.py"
-        for module in sorted(modules)
-        if not (installed / f"{module}.py").is_file()
-        or (installed / f"{module}.py").read_bytes() != (folder.path / f"{module}.py").read_bytes()
-    ]
+    other = [path.name for path in sorted(folder.path / f"{module}.py" for module in modules) if not _is_ours(path)]
     return f"{len(modules)} files, " + (
         f"not this package's version: {', '.join(other)}" if other else "this package's"
     )
+
+
+def foreign_code(folder: Path) -> list[str]:
+    """Python files in a folder that are not this package's to the last byte. Without any, to run it is to run us."""
+    return [path.name for path in sorted(folder.glob("*.py")) if not _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    installed = Path(modeling.__file__).with_name(path.name)
+    return installed.is_file() and installed.read_bytes() == path.read_bytes()
 
 
 def _read_module(folder: Path, module: str, modules: dict[str, ast.Module]) -> None:
@@ -109,7 +113,7 @@ def check_token_ids(folder: Folder) -> str:
 
 
 def check_card(folder: Folder) -> str:
-    path, remedy = folder.path / "README.md", "Write one with `hf_metis_home.hub_templates.render_model_card`."
+    path, remedy = folder.path / "README.md", "Write one with `metis-home card`."
     if not path.is_file():
         raise ValueError(f"README.md is missing, so nobody would know what this model is. {remedy}")
     try:

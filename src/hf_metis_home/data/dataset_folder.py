@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from ..hub_templates.cards import hub_id, plain_text
+from ..hub_templates.cards import PLACEHOLDER, hub_id, plain_text
+from ..hub_templates.marked import new_card
 from .rows import check_row
 
 
 ROWS_PER_FILE = 2000
+DATASET_TAGS = ["metis-home", "hybrid-thinking"]
 COLUMNS = {
     "prompts": "prompts",
     "always": "always right",
@@ -94,11 +96,6 @@ def _card(rows: list[dict], report: dict, facts: dict, command: str | None) -> s
     for row in rows:
         by_task.setdefault(row["task"], []).append(row["thinking"])
     lines = [
-        "---",
-        "tags: [metis-home, hybrid-thinking]",
-        "task_categories: [image-text-to-text]",
-        "---",
-        "",
         "# Rows for Stage-SFT",
         "",
         f"{report['rows']} rows, {report['thinking']} thinking and {report['non_thinking']} non-thinking, in the row "
@@ -113,11 +110,35 @@ def _card(rows: list[dict], report: dict, facts: dict, command: str | None) -> s
         share = f"{sum(modes) / len(modes):.2f}" if modes else ""
         cells = [_cell((counts or {}).get(name)) for name in COLUMNS]
         lines.append(f"| {plain_text(task)} | {len(modes)} | {share} | " + " | ".join(cells) + " |")
-    lines += ["", "| setting | value |", "|---|---|"]
-    lines += [f"| `{name}` | {plain_text(value)} |" for name, value in facts.items()]
+    made = ["## How they were made", "", "| setting | value |", "|---|---|"]
+    made += [f"| `{name}` | {plain_text(value)} |" for name, value in facts.items()]
     if command is not None:
-        lines += ["", "```bash", command, "```"]
-    return "\n".join(lines) + "\n"
+        made += ["", "```bash", command, "```"]
+    metadata = {
+        "tags": DATASET_TAGS,
+        "task_categories": ["image-text-to-text"],
+        "size_categories": [size_category(len(rows))],
+    }
+    return new_card(metadata, {"about": "\n".join(lines), "use": use_section(None), "made": "\n".join(made)})
+
+
+def use_section(repo: str | None) -> str:
+    """How rows are loaded from a repository of the Hub, whose id may not be known."""
+    return f"""## Use
+
+```python
+from datasets import load_dataset
+
+repo = "{repo or PLACEHOLDER}"
+rows = load_dataset(repo, split="train")
+print(rows[0]["thinking"], rows[0]["completion"])
+```"""
+
+
+def size_category(count: int) -> str:
+    """The Hub's name for a number of rows."""
+    limits = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((name for limit, name in limits if count < limit), "10M<n<100M")
 
 
 def _cell(value: object) -> str:

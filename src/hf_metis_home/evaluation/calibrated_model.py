@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +9,17 @@ from pathlib import Path
 from .. import __version__
 from ..conversion.checkpoint import HYBRID, read_config
 from ..conversion.fingerprint import calibration_problem, weights_fingerprint
+from ..hub_templates.folder_card import refresh_routing
+from ..hub_templates.marked import write_whole
 from .calibration import calibrate_threshold
 from .outcomes import read_outcomes
 
 
 def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **options) -> dict:
     """
-    Choose a threshold from outcomes and write it into `config.json`, as `thinking_threshold` and `calibration`. The
-    file is replaced whole; no weights are written.
+    Choose a threshold from outcomes and write it into `config.json`, as `thinking_threshold` and `calibration`, and
+    into what README.md says about it, unless somebody has changed that. Both files are replaced whole; no weights are
+    written.
 
     Args:
         model_name_or_path (`str` or `Path`):
@@ -55,7 +57,7 @@ def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **opti
     path = path / "outcomes.parquet" if path.is_dir() else path
     table = read_outcomes(path)
     weights = weights_fingerprint(folder)
-    _check_same_weights(path, weights)
+    check_same_weights(path, weights)
     if problem := calibration_problem(folder):
         print(f"warning: {problem} It is replaced now.", file=sys.stderr)
     with path.open("rb") as file:
@@ -67,26 +69,23 @@ def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **opti
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
     }
-    _write(folder / "config.json", {"thinking_threshold": found["threshold"], "calibration": found})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"thinking_threshold": found["threshold"], "calibration": found}
+    write_whole(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if refresh_routing(folder):
+        print(
+            "warning: somebody has changed what README.md says on routing, so it was left. See whether it still holds.",
+            file=sys.stderr,
+        )
     return found
 
 
-def _check_same_weights(path: Path, weights: str) -> None:
+def check_same_weights(path: Path, weights: str) -> None:
+    """An error where the record beside outcomes names other weights."""
     run = path.with_name("run.json")
     noted = json.loads(run.read_text(encoding="utf-8")).get("model", {}) if run.is_file() else {}
     if noted.get("weights") not in (None, weights):
         raise ValueError(
             f"`outcomes` is {str(path)!r}, of a model with other weights ({noted.get('name')!r}, see {run.name}). "
-            "Evaluate this model, and calibrate it on its own outcomes."
+            "Evaluate this model, and take its own outcomes."
         )
-
-
-def _write(path: Path, fields: dict) -> None:
-    """Change fields of a JSON file, which is whole at every moment."""
-    config = json.loads(path.read_text(encoding="utf-8")) | fields
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -83,11 +83,11 @@ def write_report(
     >>> write_report("runs/outcomes", "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
     ```
     """
-    table_path, folder = _find(outcomes, "outcomes")
+    table_path, folder = find_outcomes(outcomes, "outcomes")
     table = read_outcomes(table_path)
-    run = _read_run(folder)
+    run = read_run(folder)
     given, threshold, threshold_source = threshold, *_threshold(threshold, run)
-    paths = {name: _find(path, "baselines")[0] for name, path in (baselines or {}).items()}
+    paths = {name: find_outcomes(path, "baselines")[0] for name, path in (baselines or {}).items()}
     metrics = evaluate_outcomes(
         table, threshold, baselines={name: read_outcomes(path) for name, path in paths.items()} or None
     )
@@ -128,7 +128,7 @@ def write_report(
     return results
 
 
-def _find(path: str | Path, argument: str) -> tuple[Path, Path]:
+def find_outcomes(path: str | Path, argument: str) -> tuple[Path, Path]:
     """The parquet file that a path means, and the folder with what belongs to it."""
     path = Path(path)
     if path.is_dir():
@@ -145,7 +145,7 @@ def _find(path: str | Path, argument: str) -> tuple[Path, Path]:
     return path, path.parent
 
 
-def _read_run(folder: Path) -> dict:
+def read_run(folder: Path) -> dict:
     path = folder / "run.json"
     if not path.is_file():
         return {}

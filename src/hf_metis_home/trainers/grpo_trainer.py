@@ -110,7 +110,6 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             warn_of_frozen_adapters(plain, args)
         freeze(plain, args.groups, unfreeze=not isinstance(plain, PeftModel))
         trained = [group for group, (count, _) in count_trainable(plain).items() if count]
-        self._card_notes = (f"Trained on rewards: {', '.join(trained)}. The other parts were not.",)
         if not trained:
             raise ValueError(
                 f"`rollout_branch={args.rollout_branch!r}` trains {sorted(args.groups)}, in which no parameter is left "

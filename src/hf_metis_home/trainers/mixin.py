@@ -10,11 +10,12 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
 
-from ..hub_templates import render_model_card
-from ..hub_templates.cards import Stage
+from ..hub_templates.cards import hub_id
+from ..hub_templates.folder_card import config_facts, write_model_card
+from ..hub_templates.provenance import Step, history_after
 from ..modeling import MetisHomeConfig
-from .parameter_groups import describe_trainable, group_of, move_to_rate
-from .run_record import card_notes, write_run
+from .parameter_groups import count_trainable, describe_trainable, group_of, move_to_rate
+from .run_record import run_of, write_run
 
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ else:  # the TRL trainer in front of which the mixin goes
 class MetisHomeTrainerMixin(Trainer):
     """Goes in front of a TRL trainer. `args` has `router_learning_rate`, `branch_learning_rate` and the rest."""
 
-    _stage: Stage  # of the model card
-    _card_notes: tuple[str, ...] = ()  # and what else it says
+    _stage: str  # of the model card
+    _parameters: dict | None = None  # counted before training, which may spread them over processes
+    dataset_names: tuple[str, ...] = ()  # files, folders or Hub ids of the rows, where a caller knows them
 
     def create_optimizer(self, *args, **kwargs):
         given = self.optimizer is not None  # by the user, or by an earlier call
@@ -40,6 +42,7 @@ class MetisHomeTrainerMixin(Trainer):
 
     def train(self, *args, **kwargs):
         self.accelerator.print(describe_trainable(self.plain_model))
+        self._parameters = count_trainable(self.plain_model)
         if self.is_world_process_zero():
             write_run(self)
         if self.two_branch:
@@ -109,17 +112,24 @@ class MetisHomeTrainerMixin(Trainer):
         if not self._writes_card:
             super().create_model_card(model_name, dataset_name, tags)
         elif self.is_world_process_zero():
-            self._write_card(Path(self.args.output_dir), model_name, dataset_name)
+            names = [dataset_name] if isinstance(dataset_name, str) else dataset_name or []
+            datasets = [name for name in names if hub_id(name)] or None
+            self._write_card(Path(self.args.output_dir), title=model_name, datasets=datasets, tags=tags)
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if folder == Path(self.args.output_dir):
+            write_run(self)
         if self._writes_card:
-            self._write_card(Path(output_dir or self.args.output_dir))
+            self._write_card(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # The parent copies weights and configuration from the checkpoint to the folder it uploads, but not the rest.
-        for file in (*Path(checkpoint_folder).glob("*.py"), *Path(checkpoint_folder).glob("README.md")):
+        for file in Path(checkpoint_folder).glob("*.py"):
             shutil.copy(file, self.args.output_dir)
+        if self._writes_card and self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir))
         super()._push_from_checkpoint(checkpoint_folder)
 
     @property
@@ -127,20 +137,12 @@ class MetisHomeTrainerMixin(Trainer):
         """Ours is for a whole two-branch model. TRL writes that of a dense model, PEFT that of an adapter."""
         return self.two_branch and not isinstance(self.plain_model, PeftModel)
 
-    def _write_card(self, folder: Path, model_name: str | None = None, dataset_name: str | None = None):
-        config = self.plain_model.config
-        card = render_model_card(
-            stage=self._stage,
-            base_model=config._name_or_path or None,
-            title=model_name,
-            datasets=dataset_name,
-            branch_kind=config.text_config.branch_kind,
-            router_layer=config.text_config.router_layer,
-            thinking_threshold=config.thinking_threshold,
-            notes=[*self._card_notes, *card_notes(self)],
-        )
+    def _write_card(self, folder: Path, **given) -> None:
+        step = Step(self._stage, run_of(self), folder)
+        facts = config_facts(self.plain_model.config) | history_after(step).facts()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        # Whatever was measured was measured with other weights.
+        write_model_card(folder, facts, model_id=self.hub_model_id or self.args.hub_model_id, results={}, **given)
 
 
 def model_type_of(model, args) -> str:

@@ -10,9 +10,10 @@ import transformers
 from datasets import Dataset
 from transformers import AutoProcessor
 
+from .. import __version__
 from .._folders import check_output_dir, staged_folder
 from ..conversion.checkpoint import HYBRID, Checkpoint, LazyTensor, open_checkpoint
-from ..conversion.hub_folder import copy_generation_config, write_around, write_model_files
+from ..conversion.hub_folder import copy_generation_config, local_sources, write_around, write_model_files
 from ..conversion.router_alone import router_config, router_tensor_names
 from ..conversion.shards import check_space, shard_limit, write_shards
 from ..modeling import MetisHomeModel
@@ -74,7 +75,12 @@ def fit_router_checkpoint(
         "learned_from": "labels" if outcomes is None else "outcomes",
         **options,
         **asdict(fit),
-        "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+        "local_sources": local_sources(model_name_or_path),
+        "versions": {
+            "hf-metis-home": __version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        },
     }
     hybrid.config.calibration = None  # was made with another router
     with staged_folder(output_dir) as staging:
@@ -82,7 +88,7 @@ def fit_router_checkpoint(
         write_model_files(staging, hybrid.config, hybrid.config.dtype)
         copy_generation_config(hybrid.folder, staging)
         files = {"fit_router.json": json.dumps(record, indent=2) + "\n"}
-        write_around(staging, hybrid.config, processor, files, stage=None, notes=[_note(fit, outcomes is not None)])
+        write_around(staging, processor, files)
     return fit
 
 
@@ -95,13 +101,3 @@ def _load_router(hybrid: Checkpoint) -> MetisHomeModel:
     dtype = hybrid.tensors["model.language_model.norm.weight"].dtype
     model = MetisHomeModel.from_pretrained(None, config=router_config(hybrid.config), state_dict=state, dtype=dtype)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _note(fit: RouterFit, by_outcomes: bool) -> str:
-    """A sentence for the card."""
-    source = "outcomes of both branches" if by_outcomes else "labels"
-    what = "of what the choice of branch was worth was chosen rightly" if by_outcomes else "agreed with the label"
-    return (
-        f"The router was fitted alone to {source}, on {fit.fitted_rows} rows. On {fit.held_out_rows} rows held out "
-        f"{fit.calibrated.accuracy:.1%} {what}, with a thinking ratio of {fit.calibrated.thinking_ratio:.1%}."
-    )

@@ -1,0 +1,163 @@
+"""`metis-home card`: the README.md of a folder, from what lies in it and what is said besides."""
+
+import json
+import re
+from pathlib import Path
+
+from ..data.dataset_folder import DATASET_TAGS, use_section
+from ..hub_templates.cards import export_card_parts
+from ..hub_templates.folder_card import facts_of, remembered, write_model_card
+from ..hub_templates.marked import write_card
+
+
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+def update_card(
+    model_name_or_path: str | Path,
+    *,
+    outcomes: str | Path | None = None,
+    license: str | None = None,
+    model_id: str | None = None,
+    title: str | None = None,
+    base_model: str | None = None,
+    datasets: list[str] | None = None,
+    language: list[str] | None = None,
+    code_revision: str | None = None,
+) -> dict:
+    """
+    Write the card of a folder, or bring the one that is there up to date.
+
+    What somebody wrote stays: text outside our sections, sections that were changed, and metadata that is not ours.
+
+    Args:
+        model_name_or_path (`str` or `Path`):
+            Folder of a two-branch model, of what `metis-home export` wrote, or of rows that `build-data` wrote.
+        outcomes (`str` or `Path`, *optional*):
+            Folder that `metis-home eval` wrote about this model: its results go onto the card, into `model-index` and,
+            for benchmarks of the Hub, into `.eval_results/`.
+        license (`str`, *optional*):
+            Identifier of the Hub, e.g. `"apache-2.0"`, or `"other"`.
+        model_id (`str`, *optional*):
+            Hub id from which the example loads the model, or the rows.
+        title (`str`, *optional*):
+            Heading; by default the name in `model_id`.
+        base_model (`str`, *optional*):
+            Hub id of the model that this one was made from, where no record in the folder says it.
+        datasets, language (`list[str]`, *optional*):
+            Metadata of the Hub.
+        code_revision (`str`, *optional*):
+            Commit of the repository to which the example pins the code.
+
+    Returns:
+        `dict`: `kind` (`"model"`, `"export"` or `"dataset"`), `files` that were written, and `kept`, the names of
+        sections that were left because somebody changed them.
+
+    Raises:
+        FileNotFoundError: no such folder, or no outcomes there.
+        ValueError: a folder of none of these kinds, outcomes of other weights, a license that cannot be one, a card
+            whose metadata cannot be read. Nothing is written then.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.publishing import update_card
+
+    >>> update_card("runs/hybrid", outcomes="runs/outcomes", license="apache-2.0")["files"]
+    ['README.md']
+    ```
+    """
+    folder = Path(model_name_or_path)
+    kind = kind_of(folder)
+    given: dict = {
+        "outcomes": outcomes, "license": license, "model_id": model_id, "title": title, "base_model": base_model,
+        "datasets": datasets, "language": language, "code_revision": code_revision,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if unfit := sorted(given.keys() - set(GIVEN[kind])):
+        raise ValueError(f"{unfit} have no place on the card of {KINDS[kind]}. Drop them.")
+    _check(given)
+    if kind == "model":
+        return _update_model(folder, given.pop("outcomes", None), given)
+    path = folder / "README.md"
+    old = remembered(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    if kind == "export":
+        record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        old = {name: value for name, value in old.items() if name in GIVEN["export"] and not record.get(name)}
+        apart = {"language": given.pop("language")} if "language" in given else {}
+        metadata, sections = export_card_parts(**{**old, **record, **given})
+        metadata |= apart
+        given |= apart
+    else:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"`model_name_or_path` is {str(folder)!r}, rows without a README.md. `metis-home build-data` writes "
+                "one with them; what it counted is known to nobody else."
+            )
+        repo = given.pop("model_id", None)
+        metadata, sections = {"tags": DATASET_TAGS, **given}, {"use": use_section(repo)} if repo else {}
+    kept = write_card(path, metadata, sections, renew=given.keys() & {"license", "language", "base_model"})
+    return {"kind": kind, "files": ["README.md"], "kept": kept}
+
+
+KINDS = {"model": "a two-branch model", "export": "an export", "dataset": "rows"}
+GIVEN = {
+    "model": ("license", "model_id", "title", "base_model", "datasets", "language", "code_revision", "outcomes"),
+    "export": ("license", "model_id", "base_model", "language"),
+    "dataset": ("license", "model_id", "language"),
+}
+
+
+def kind_of(folder: Path) -> str:
+    """What a folder holds: `"model"`, `"export"` or `"dataset"`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"`model_name_or_path` is {str(folder)!r}, which is not a folder here. Give the path of one; fetch a Hub "
+            "repository first, with `hf download OWNER/NAME --local-dir FOLDER`."
+        )
+    if (folder / "export.json").is_file():
+        return "export"
+    config = folder / "config.json"
+    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "metis_home":
+        return "model"
+    if not config.is_file() and any((folder / "data").glob("*.parquet")):
+        return "dataset"
+    raise ValueError(
+        f"`model_name_or_path` is {str(folder)!r}, which is neither a two-branch model nor what `metis-home export` or "
+        "`build-data` wrote. For a dense model or an adapter, the library that trained it writes the card."
+    )
+
+
+def _check(given: dict) -> None:
+    if (license := given.get("license")) is not None and not LICENSE.fullmatch(license):
+        raise ValueError(
+            f"`license` is {license!r}, but must be an identifier of the Hub such as 'apache-2.0', 'mit' or 'other' "
+            "(https://huggingface.co/docs/hub/repositories-licenses)."
+        )
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    ids = {name: given[name] for name in ("model_id", "base_model") if name in given}
+    for name, value in [*ids.items(), *(("datasets", value) for value in given.get("datasets", []))]:
+        try:
+            validate_repo_id(value)
+        except HFValidationError as error:
+            raise ValueError(f"`{name}` is {value!r}, which cannot be an id on the Hub: {error}") from error
+
+
+def _update_model(folder: Path, outcomes: str | Path | None, given: dict) -> dict:
+    facts = facts_of(folder)
+    files: dict[str, list[dict]] = {}
+    if outcomes is not None:
+        from .results import card_results
+
+        name = (given.get("model_id") or folder.resolve().name).rpartition("/")[2]
+        results, files = card_results(outcomes, folder, facts["thinking_threshold"], name)
+        given |= results
+    kept = write_model_card(folder, facts, **given)
+    written = ["README.md"]
+    if files:
+        from .results import write_eval_results
+
+        written += write_eval_results(folder, files)
+    return {"kind": "model", "files": written, "kept": kept}
