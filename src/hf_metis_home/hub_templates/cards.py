@@ -121,7 +121,7 @@ def render_model_card(
 
 
 def render_export_card(
-    *, format: Literal["dense", "peft", "router"], model_name_or_path: str, branch: str | None = None, **facts
+    *, format: Literal["dense", "peft", "vllm", "router"], model_name_or_path: str, branch: str | None = None, **facts
 ) -> str:
     """
     Card of what `metis-home export` wrote.
@@ -130,7 +130,8 @@ def render_export_card(
         format, model_name_or_path, branch (`str`):
             As [`~conversion.export_checkpoint`] takes them.
         facts:
-            What else `export.json` holds: `base_model`, `rank`, `max_error`, `energy_kept`, `logit_error`.
+            What else `export.json` holds: `base_model`, `rank`, `max_error`, `energy_kept`, `logit_error`,
+            `branch_kind`; for `"vllm"` `command`, the words that serve the folder.
 
     Returns:
         `str`: Markdown with a YAML header.
@@ -142,7 +143,7 @@ def render_export_card(
         base_model=base_model,
         library_name="peft" if format == "peft" else "transformers",
         pipeline_tag=None if format == "router" else "image-text-to-text",
-        tags=["metis-home", "qwen2_5_vl", *(["custom_code"] if format == "router" else [])],
+        tags=["metis-home", "qwen2_5_vl", *(["custom_code"] if format in ("router", "vllm") else [])],
     )
     body = render_template(
         "export_card.md.jinja",
@@ -150,7 +151,7 @@ def render_export_card(
         source=hub_id(model_name_or_path),
         base_model=base_model or "OWNER/NAME",
         branch=branch,
-        **{name: facts.get(name) for name in ("rank", "energy_kept", "logit_error")},
+        **{name: facts.get(name) for name in ("rank", "energy_kept", "logit_error", "branch_kind", "command")},
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
