@@ -40,7 +40,7 @@ class ImageReader:
 
     def __init__(self, settings: ServingSettings):
         self.settings = settings
-        self._transport = None
+        self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def read(self, images: list[dict]) -> int:
         """
@@ -60,25 +60,19 @@ class ImageReader:
             try:
                 data = await self._bytes(image["url"])
                 kind, size = await asyncio.to_thread(_look_at, data)
+                pixels += size
+                if pixels > self.settings.max_image_pixels:
+                    raise ImageError("has too many pixels", 413)
             except ImageError as error:
-                raise _refusal(number, str(error)) from None
-            pixels += size
-            if pixels > self.settings.max_image_pixels:
-                raise _refusal(
-                    number, f"has too many pixels; all together may have {self.settings.max_image_pixels}", 413
-                )
+                message = f"Image {number + 1} of the request {error}."
+                raise RequestError(error.status, message, "messages", "invalid_image") from None
             image["url"] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         return pixels
-
-    async def close(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
-            self._transport = None
 
     async def _bytes(self, url: str) -> bytes:
         if head := DATA_URL.match(url):
             if len(url) - head.end() > self.settings.max_image_bytes * 4 // 3 + 4:
-                raise ImageError(f"has more than {self.settings.max_image_bytes} bytes")
+                raise ImageError(f"has more than {self.settings.max_image_bytes} bytes", 413)
             try:
                 return base64.b64decode(url[head.end() :], validate=True)
             except (binascii.Error, ValueError):
@@ -87,21 +81,20 @@ class ImageReader:
             raise ImageError("must be an http(s) address or a data URL with a PNG, JPEG or WEBP image in base64")
         try:
             async with asyncio.timeout(self.settings.image_timeout):
-                return await self._download(url)
+                # No client around it: that would keep cookies, and take proxies and passwords from the environment.
+                async with httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport:
+                    return await self._download(url, transport)
         except TimeoutError:
             raise ImageError(f"could not be downloaded within {self.settings.image_timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, UnicodeError):
             raise ImageError("could not be downloaded") from None
 
-    async def _download(self, url: str) -> bytes:
+    async def _download(self, url: str, transport: httpx.AsyncHTTPTransport) -> bytes:
         """Follows redirects one at a time: each is a new address to be looked at."""
-        if self._transport is None:
-            # No client around it: that would keep cookies, and take proxies and passwords from the environment.
-            self._transport = httpx.AsyncHTTPTransport(trust_env=False)
         address = httpx.URL(url)
         for _ in range(MAX_REDIRECTS + 1):
             request = await self._request(address)
-            response = await self._transport.handle_async_request(request)
+            response = await transport.handle_async_request(request)
             try:
                 if response.status_code in REDIRECTS and "location" in response.headers:
                     address = address.join(response.headers["location"])
@@ -136,16 +129,16 @@ class ImageReader:
             parts.append(part)
             size += len(part)
             if size > self.settings.max_image_bytes:
-                raise ImageError(f"has more than {self.settings.max_image_bytes} bytes")
+                raise ImageError(f"has more than {self.settings.max_image_bytes} bytes", 413)
         return b"".join(parts)
 
 
 class ImageError(Exception):
-    """What is wrong with an image, as the end of a sentence."""
+    """What is wrong with an image, as the end of a sentence, and the HTTP status for it."""
 
-
-def _refusal(number: int, problem: str, status: int = 400) -> RequestError:
-    return RequestError(status, f"Image {number + 1} of the request {problem}.", "messages", "invalid_image")
+    def __init__(self, problem: str, status: int = 400):
+        super().__init__(problem)
+        self.status = status
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -171,5 +164,7 @@ def _look_at(data: bytes) -> tuple[str, int]:
             warnings.simplefilter("ignore")  # of large images, whose limit is the caller's
             with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
                 return FORMATS[image.format], image.width * image.height
+    except Image.DecompressionBombError:
+        raise ImageError("has too many pixels", 413) from None
     except Exception:  # noqa: BLE001  whatever a decoder makes of bytes that are none
         raise ImageError("is no PNG, JPEG or WEBP image that can be read") from None

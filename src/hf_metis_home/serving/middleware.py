@@ -80,7 +80,6 @@ class RouterMiddleware:
                     message = {"type": "lifespan.startup.failed", "message": f"The router cannot be loaded: {error}"}
             elif message["type"] == "lifespan.shutdown.complete":
                 self.router.stop()
-                await self.images.close()
             await send(message)
 
         await self.app(scope, receive, send_when_loaded)
