@@ -22,6 +22,7 @@ class ServedHybrid(MetisHomeForConditionalGeneration):
     def generate(self, *args, generation_config=None, **kwargs):
         if generation_config is not None and hasattr(generation_config, "thinking"):
             kwargs["thinking"] = generation_config.thinking
+            del generation_config.thinking  # what a configuration has, it takes out of the keywords
             if generation_config.max_new_tokens is None:
                 own = self.generation_config.max_new_tokens or 0
                 generation_config.max_new_tokens = max(DEFAULT_NEW_TOKENS, own)
