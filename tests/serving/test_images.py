@@ -120,6 +120,8 @@ def test_private_addresses(site, host):
 def test_addresses_that_are_public():
     assert all(map(is_public, ("93.184.216.34", "2606:2800:220:1::1", "8.8.8.8")))
     assert not any(map(is_public, ("fe80::1%eth0", "", "localhost", "::ffff:192.168.0.1", "198.18.0.1")))
+    relays = ("64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:1::1", "::127.0.0.1", "::ffff:7f00:1")
+    assert not any(map(is_public, relays))
 
 
 def test_a_name_with_a_private_address_among_others(monkeypatch, site):
