@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from transformers import AutoProcessor
 
 from hf_metis_home.cli import main
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
+from hf_metis_home.serving import launch
 
 from .common import CHAT, chat, data_url, free_port, image_part, picture, process, wait_until
 
@@ -140,6 +142,24 @@ def test_vllm_is_called_as_its_command_line_says(hybrid_folder, tmp_path):
     words = json.loads((tmp_path / "words.json").read_text())
     assert words[0] == "serve" and Path(words[1], "config.json").is_file() and words[-2:] == ["--dtype", "bfloat16"]
     assert (tmp_path / "runs/serving" / f"{hybrid_folder.name}-vllm" / "README.md").is_file()
+
+
+def test_the_models_threshold_counts_and_not_that_of_an_export(hybrid_folder, tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(launch, "serve_transformers", lambda model, settings, *_: started.append((model, settings)))
+    model = shutil.copytree(hybrid_folder, tmp_path / "hybrid")
+    flags = ["serve", "--model_name_or_path", str(model), "--port", str(free_port())]
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 0 and main([*flags, "--thinking_threshold", "0.2", "--served_model_name", "mine"]) == 0
+    config = json.loads((model / "config.json").read_text())
+    calibration = {"threshold": 0.7, "weights": "other", "date": "today"}
+    (model / "config.json").write_text(json.dumps(config | {"thinking_threshold": 0.7, "calibration": calibration}))
+    assert capsys.readouterr().err == ""
+    assert main(flags) == 0 and "warning: The calibration is stale" in capsys.readouterr().err
+    assert [settings.thinking_threshold for _, settings in started] == [0.5, 0.2, 0.7]
+    assert {(folder, settings.branch_models["thinking"]) for folder, settings in started} == {(model, "./hybrid")}
+    assert [settings.model_name for _, settings in started] == ["hybrid", "mine", "hybrid"]
+    assert Path(started[0][1].router, "config.json").is_file()
 
 
 def test_refusals(hybrid_folder, tmp_path, capsys, monkeypatch):

@@ -60,6 +60,7 @@ def served(request, tmp_path_factory):
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "PYTHONPATH": str(ROOT / "src"),
     }  # fmt: skip
     flags = "--dtype float32 --enforce-eager --max-model-len 256 --max-num-batched-tokens 64 --enable-prefix-caching"
+    flags += " --reasoning-parser-plugin hf_metis_home.serving.vllm_reasoning --reasoning-parser metis_home"
     port, log = free_port(), (place / "log").open("w+")
     command = ["-m", "hf_metis_home.cli", "serve", "--model_name_or_path", "hybrid", "--engine", "vllm"]
     command += ["--port", str(port), "--served_model_name", "my-hybrid", f"--engine_args={flags}"]
@@ -142,6 +143,28 @@ def test_streams(served, expected):
         lines = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
     streamed = "".join(line["choices"][0]["delta"].get("content") or "" for line in lines if line["choices"])
     assert streamed == expected["image"]["thinking"]
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_thoughts_are_split_from_answers(served, thinking):
+    """Where the opening stands in the prompt, a reply without tags is a thought in one mode, an answer in the other."""
+    model = MetisHomeForConditionalGeneration.from_pretrained(served[0]).eval()
+    processor = AutoProcessor.from_pretrained(served[0])
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}], add_generation_prompt=True, tokenize=True,
+        return_dict=True, return_tensors="pt", enable_thinking=thinking,
+    )  # fmt: skip
+    tokens = model.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)
+    text = processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    asked = body("text", "auto", chat_template_kwargs={"enable_thinking": thinking})
+    expected = (text, None) if thinking else (None, text)
+    message = httpx.post(served[1] + CHAT, json=asked, timeout=120).json()["choices"][0]["message"]
+    assert (message.get("reasoning"), message["content"]) == expected
+    with httpx.stream("POST", served[1] + CHAT, json=asked | {"stream": True}, timeout=120) as stream:
+        lines = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+    deltas = [line["choices"][0]["delta"] for line in lines if line["choices"]]
+    streamed = tuple("".join(delta.get(key) or "" for delta in deltas) or None for key in ("reasoning", "content"))
+    assert streamed == expected
 
 
 def test_what_stands_around_it(served):

@@ -59,6 +59,7 @@ def _serve(arguments: ServeArguments) -> None:
     from .._extras import require_extra
 
     require_extra("serve", "httpx", "uvicorn", *(["fastapi", "openai"] if arguments.engine == "transformers" else []))
+    from ..conversion.fingerprint import calibration_problem
     from ..conversion.vllm_export import ROUTER
     from ..serving import launch
     from ..serving.settings import ServingSettings
@@ -67,13 +68,16 @@ def _serve(arguments: ServeArguments) -> None:
     engine_args = shlex.split(arguments.engine_args or "")
     if arguments.engine == "vllm":
         launch.find_vllm()
-    model = launch.hybrid_folder(arguments.model_name_or_path)
+    model, threshold = launch.hybrid_folder(arguments.model_name_or_path)
+    if problem := calibration_problem(model):
+        print(f"warning: {problem}", file=sys.stderr)
     name = arguments.served_model_name or model.name
     transformers = arguments.engine == "transformers"
     # Settings are checked before anything is written.
     settings = {
         "model_name": name,
-        "thinking_threshold": arguments.thinking_threshold,
+        # The model's, and not that of an export, which may be older than the last calibration.
+        "thinking_threshold": threshold if arguments.thinking_threshold is None else arguments.thinking_threshold,
         "fallback": arguments.fallback,
         "router_device": arguments.router_device,
         "router_timeout": arguments.router_timeout,
@@ -85,19 +89,22 @@ def _serve(arguments: ServeArguments) -> None:
             "branch_models": dict.fromkeys(("thinking", "non_thinking"), f"./{model.name}"),
         }
     ServingSettings(router="", **settings)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with the engine
     folder = Path(arguments.export_dir).resolve() / f"{model.name}-{'router' if transformers else 'vllm'}"
     folder = launch.exported(model, folder, "router" if transformers else "vllm")
     router = folder if transformers else folder / ROUTER
     serve = launch.serve_transformers if transformers else launch.serve_vllm
-    serve(
-        model if transformers else folder,
-        ServingSettings(router=str(router), **settings),
-        arguments.host,
-        arguments.port,
-        engine_args,
-        arguments.start_seconds,
-    )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with the engine
+    try:
+        serve(
+            model if transformers else folder,
+            ServingSettings(router=str(router), **settings),
+            arguments.host,
+            arguments.port,
+            engine_args,
+            arguments.start_seconds,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

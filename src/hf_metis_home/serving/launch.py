@@ -47,11 +47,11 @@ def exported(model: Path, folder: Path, format: str) -> Path:
     return folder
 
 
-def hybrid_folder(model_name_or_path: str) -> Path:
-    """The folder of a two-branch model. An error where it is another kind of model."""
+def hybrid_folder(model_name_or_path: str) -> tuple[Path, float]:
+    """The folder of a two-branch model, and its threshold. An error where it is another kind of model."""
     folder = resolve_folder(model_name_or_path, "model_name_or_path")
-    read_config(folder, "model_name_or_path", HYBRID)
-    return Path(folder).resolve()
+    config = read_config(folder, "model_name_or_path", HYBRID)
+    return Path(folder).resolve(), config.thinking_threshold
 
 
 def serve_transformers(
