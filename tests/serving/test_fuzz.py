@@ -4,6 +4,8 @@ import asyncio
 import json
 import random
 
+import pytest
+
 from .common import CHAT, Engine, app_of, chat, data_url, image_part, picture
 
 
@@ -119,9 +121,10 @@ def run_fuzz(app, count: int, seed: int) -> None:
     assert answered > count / 4  # not all of them were refused
 
 
-def test_ten_thousand_requests(router_folder):
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_fuzzed_requests(router_folder, count):
     """With the real router."""
-    app = app_of(router_folder, Engine())
-    run_fuzz(app, 10_000, seed=0)
-    assert app.counters.get("routed_prompts") > 1000 and app.counters.get("fallbacks", reason="not_loaded") == 0
+    app = app_of(router_folder, Engine(), router_timeout=60)
+    run_fuzz(app, count, seed=count)
+    assert app.counters.get("routed_prompts") > count / 10 and app.counters.get("fallbacks", reason="not_loaded") == 0
     app.router.stop()

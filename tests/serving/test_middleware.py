@@ -175,6 +175,14 @@ def test_limits_of_the_body(router_folder):
     assert ask(app, content=text, headers={"Content-Type": "application/json; charset=utf-8"}).status_code == 200
 
 
+def test_large_bodies(app):
+    text = "a" * 600_000
+    assert ask(app, chat(text, model="thinking")).status_code == 200
+    assert app.app.bodies[-1]["messages"][0]["content"] == text
+    assert ask(app, chat(text)).headers["x-metis-source"] == "fallback"  # more than the router reads
+    assert ask(app, chat(text, model="nobody")).json()["error"]["code"] == "model_not_found"
+
+
 def test_what_router_and_engine_read_is_the_same(app):
     """Names that stand twice, and keys that would make a text part an image for the template, or a file of the disk."""
     twice = b'{"model": "auto", "model": "thinking", "messages": [{"role": "user", "content": "a"}]}'

@@ -58,15 +58,14 @@ class ImageReader:
         pixels = 0
         for number, image in enumerate(images):
             try:
-                data = await self._bytes(image["url"])
-                kind, size = await asyncio.to_thread(_look_at, data)
+                url, size = await asyncio.to_thread(_look_at, await self._bytes(image["url"]))
                 pixels += size
                 if pixels > self.settings.max_image_pixels:
                     raise ImageError("has too many pixels", 413)
             except ImageError as error:
                 message = f"Image {number + 1} of the request {error}."
                 raise RequestError(error.status, message, "messages", "invalid_image") from None
-            image["url"] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            image["url"] = url
         return pixels
 
     async def _bytes(self, url: str) -> bytes:
@@ -74,7 +73,7 @@ class ImageReader:
             if len(url) - head.end() > self.settings.max_image_bytes * 4 // 3 + 4:
                 raise ImageError(f"has more than {self.settings.max_image_bytes} bytes", 413)
             try:
-                return base64.b64decode(url[head.end() :], validate=True)
+                return await asyncio.to_thread(base64.b64decode, url[head.end() :], validate=True)
             except (binascii.Error, ValueError):
                 raise ImageError("is not valid base64") from None
         if not url[:8].lower().startswith(("http://", "https://")):
@@ -158,13 +157,14 @@ def is_public(address: str) -> bool:
 
 
 def _look_at(data: bytes) -> tuple[str, int]:
-    """Kind and number of pixels, from the header alone: nothing is unpacked."""
+    """A data URL and the number of pixels, from the header alone: nothing is unpacked."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images, whose limit is the caller's
             with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-                return FORMATS[image.format], image.width * image.height
+                kind, pixels = FORMATS[image.format], image.width * image.height
     except Image.DecompressionBombError:
         raise ImageError("has too many pixels", 413) from None
     except Exception:  # noqa: BLE001  whatever a decoder makes of bytes that are none
         raise ImageError("is no PNG, JPEG or WEBP image that can be read") from None
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", pixels

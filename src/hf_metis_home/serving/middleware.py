@@ -6,6 +6,7 @@ they come, with headers that say which branch it was and who chose it. Whatever 
 (see `PASSED`): there a request could reach the engine without a branch, or make it read an image that nobody looked at.
 """
 
+import asyncio
 import hmac
 import json
 import logging
@@ -26,6 +27,7 @@ ROUTED = ("/v1/chat/completions", "/v1/completions")
 PASSED = ("/health", "/ping", "/version")
 BRANCH, PROBABILITY, SOURCE = b"x-metis-branch", b"x-metis-thinking-probability", b"x-metis-source"
 BRANCH_KEY = "metis_home.branch"  # in the scope, for an application that is more than one engine
+LARGE_BODY = 2**18
 REPLACED = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
 
 
@@ -118,10 +120,10 @@ class RouterMiddleware:
         data = await self._body(scope, receive)
         if data is None:
             return  # the client has gone
-        request = read_request(path, data, self.settings)
+        request = await _run(len(data), read_request, path, data, self.settings)
         request.prompt.pixels = await self.images.read(request.images)
         branch, probability, source = await self._choose(request)
-        body = written(request, branch, self.settings)
+        body = await _run(len(data), written, request, branch, self.settings)
         self.counters.add("requests", branch=branch, source=source)
         answered = [(BRANCH, branch.encode()), (SOURCE, source.encode())]
         if probability is not None:
@@ -188,6 +190,11 @@ class RouterMiddleware:
         theirs += b"" if not theirs or theirs.endswith(b"\n") else b"\n"
         ours = self.counters.text(self.router.pending).encode()
         await send_body(send, 200, theirs + ours, "text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _run(size: int, function, *arguments):
+    """A call that takes long for a large body, which then must not hold up the streams of others."""
+    return await asyncio.to_thread(function, *arguments) if size > LARGE_BODY else function(*arguments)
 
 
 def _replay(body: bytes, receive):
