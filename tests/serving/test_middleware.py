@@ -219,6 +219,9 @@ def test_settings(tmp_path, monkeypatch, router_folder):
             RouterMiddleware(Engine())
     file.write_text('{"router": "router", "fallback": "thinking"}')
     assert RouterMiddleware(Engine()).settings == ServingSettings(str(tmp_path / "router"), fallback="thinking")
+    for name in ("thinking", "non_thinking", "auto:0.5"):
+        with pytest.raises(ValueError, match=f"`model_name` is '{name}', which means something else"):
+            ServingSettings("r", model_name=name)
     with pytest.raises(ValueError, match="(?s)`fallback` is 'both'.*`thinking_threshold` is 2.*`max_images` is 0"):
         ServingSettings("r", fallback="both", thinking_threshold=2, max_images=0)
 

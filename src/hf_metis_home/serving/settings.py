@@ -80,6 +80,10 @@ class ServingSettings:
 
     def __post_init__(self):
         errors = []
+        if self.model_name in BRANCHES or self.model_name.startswith("auto:"):
+            errors.append(
+                f"`model_name` is {self.model_name!r}, which means something else to clients. Choose another."
+            )
         if set(self.branch_models) != set(BRANCHES):
             errors.append(f"`branch_models` names {sorted(self.branch_models)}, but must name {list(BRANCHES)}.")
         if self.branch_by not in ("model", "generation_config"):
