@@ -16,7 +16,7 @@ SEED ?= 0
 OUTPUT_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-floor test-gpu lint format reference docs release-check
+.PHONY: help install demo test test-all test-floor test-gpu test-serving lint format reference docs release-check
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test-floor: $(STAMP) ## Run the model's tests on the oldest transformers that py
 		"transformers==$(FLOOR).*"
 	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/modeling tests/conversion
 	@echo "All tests passed with transformers $(FLOOR); it is installed in $(VENV)/floor. Next: make test"
+
+test-serving: $(STAMP) ## Run the tests of serving, with real vLLM where VLLM=path names its command
+	METIS_HOME_VLLM="$(VLLM)" $(BIN)/python -m pytest -q -rs -m 'not gpu' tests/serving
+	@echo "Next: make test-all for the rest"
 
 test-gpu: $(STAMP) ## Run the tests that need CUDA
 	$(BIN)/python -m pytest -q -m gpu

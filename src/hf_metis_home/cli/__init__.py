@@ -22,6 +22,7 @@ VERBS = {
     "calibrate": "choose the threshold for a ratio, a budget or an accuracy, and write it into the model",
     "report": "write the report of an evaluation from its outcomes, without generating",
     "fit-router": "train the router alone, from labels or outcomes, in seconds",
+    "serve": "serve a two-branch model with one name and one dial, on transformers or vLLM",
     "card": "write the model card of a folder, or bring it up to date",
     "push": "send a checked, complete folder to the Hub",
     "env": "print the versions that a bug report needs",

@@ -1,5 +1,5 @@
 """
-Write one branch of a two-branch model, or its router, as a folder of its own.
+Write one branch of a two-branch model, its router, or what an engine serves, as a folder of its own.
 
 A stock Qwen2.5-VL that every engine serves:
 
@@ -9,6 +9,10 @@ A PEFT adapter over the dense model:
 
     metis-home export --model_name_or_path runs/hybrid --output_dir runs/thinking-lora --format peft \\
         --branch thinking --base_model runs/base
+
+A folder that vLLM serves, with a branch per request:
+
+    metis-home export --model_name_or_path runs/hybrid --output_dir runs/hybrid-vllm --format vllm
 """
 
 import sys
@@ -22,8 +26,11 @@ from ._run import run_verb
 class ExportArguments:
     model_name_or_path: str = field(metadata={"help": "two-branch model, folder or Hub id"})
     output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
-    format: Literal["dense", "peft", "router"] = field(
-        metadata={"help": "a stock Qwen2.5-VL, a PEFT adapter over one, or the router with what it needs to run alone"}
+    format: Literal["dense", "peft", "vllm", "router"] = field(
+        metadata={
+            "help": "a stock Qwen2.5-VL, a PEFT adapter over one, all that vLLM serves, or the router with what it "
+            "needs to run alone"
+        }
     )
     branch: Literal["thinking", "non_thinking", "shared"] | None = field(
         default=None,
@@ -61,9 +68,12 @@ def _export(arguments: ExportArguments) -> None:
         "dense": "Qwen2_5_VLForConditionalGeneration.from_pretrained",
         "peft": "PeftModel.from_pretrained",
         "router": "AutoModel.from_pretrained(..., trust_remote_code=True)",
-    }[arguments.format]
+    }
+    if arguments.format == "vllm":
+        print(f"Wrote all that vLLM serves to {arguments.output_dir}. Next: the command in its README.md.")
+        return
     what = f"the {arguments.branch} branch" if arguments.branch else "the router"
-    print(f"Wrote {what} to {arguments.output_dir}. Next: load it with {load}.")
+    print(f"Wrote {what} to {arguments.output_dir}. Next: load it with {load[arguments.format]}.")
 
 
 def _print_energy(record: dict) -> None:

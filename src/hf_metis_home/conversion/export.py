@@ -1,5 +1,6 @@
 """
-From two branches back to formats that stand alone: a dense Qwen2.5-VL, a PEFT adapter, or the router.
+From two branches back to formats that stand alone: a dense Qwen2.5-VL, a PEFT adapter, the router, or all that vLLM
+needs to serve the hybrid.
 
 Tensors go from file to file one at a time, as in upcycling.
 """
@@ -16,13 +17,14 @@ from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import add_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, legacy_name, open_checkpoint
+from .fingerprint import weights_fingerprint
 from .hub_folder import copy_generation_config, local_sources, write_model_files
 from .peft_export import adapter_from_low_rank, check_shared, logit_error, low_rank_differences, write_adapter
 from .router_alone import router_config, router_tensor_names
 from .shards import check_space, shard_limit, write_shards
 
 
-FORMATS = ("dense", "peft", "router")
+FORMATS = ("dense", "peft", "vllm", "router")
 DEFAULT_RANK, DEFAULT_MAX_ERROR = 64, 0.1
 
 
@@ -30,7 +32,7 @@ def export_checkpoint(
     model_name_or_path: str | Path,
     output_dir: str | Path,
     *,
-    format: Literal["dense", "peft", "router"],
+    format: Literal["dense", "peft", "vllm", "router"],
     branch: Literal["thinking", "non_thinking", "shared"] | None = None,
     base_model: str | Path | None = None,
     rank: int | None = None,
@@ -48,7 +50,8 @@ def export_checkpoint(
         format (`str`):
             `"dense"`: a stock Qwen2.5-VL, in the key layout and types of the model that was upcycled, if known.
             `"peft"`: a stock PEFT LoRA adapter over `base_model`. `"router"`: vision tower, embeddings, the
-            `router_layer` shared layers and the router, to `route()` without the rest.
+            `router_layer` shared layers and the router, to `route()` without the rest. `"vllm"`: a model and an adapter
+            per branch for vLLM, the router, and a README with the command that serves them.
         branch (`str`, *optional*):
             `"thinking"` or `"non_thinking"`, needed by `"dense"` and `"peft"`; `"shared"` for the `"dense"` format of a
             model of the `"lora"` kind: its weights without either branch's change, the base of both adapters.
@@ -64,8 +67,9 @@ def export_checkpoint(
             `"peft"` of the `"ffn"` kind: load one branch and report how far the adapter moves its logits.
 
     Returns:
-        `dict`: what `export.json` in the folder holds: the arguments, and for an adapter of the `"ffn"` kind the energy
-        kept per weight and the error of the logits.
+        `dict`: what `export.json` in the folder holds: the arguments, for an adapter of the `"ffn"` kind the energy
+        kept per weight and the error of the logits, for `"vllm"` and `"router"` the fingerprint of the source's
+        weights.
 
     Raises:
         FileExistsError: `output_dir` has content.
@@ -94,9 +98,15 @@ def export_checkpoint(
     record["local_sources"] = local_sources(model_name_or_path)
     with staged_folder(output_dir) as staging:
         if format == "dense":
-            _write_dense(hybrid, branch, made, staging)
+            write_dense(hybrid, branch, made, staging)
         elif format == "router":
-            _write_router(hybrid, staging)
+            write_router(hybrid, staging)
+            record["weights"] = weights_fingerprint(hybrid.folder)
+        elif format == "vllm":
+            from .vllm_export import write_vllm
+
+            record |= write_vllm(hybrid, made, staging)
+            record["weights"] = weights_fingerprint(hybrid.folder)
         else:
             base_model = base_model or made.get("model_name_or_path")
             if base_model is None:
@@ -138,9 +148,9 @@ def export_checkpoint(
 def _check_arguments(format: str, branch: str | None, base_model, rank: int | None, max_error: float | None) -> None:
     if format not in FORMATS:
         raise ValueError(f"`format` is {format!r}, but must be one of {list(FORMATS)}.")
-    allowed = {"dense": (*BRANCHES, "shared"), "peft": BRANCHES, "router": (None,)}[format]
+    allowed = {"dense": (*BRANCHES, "shared"), "peft": BRANCHES}.get(format, (None,))
     if branch not in allowed:
-        wanted = "takes no branch: it belongs to both" if format == "router" else f"needs one of {list(allowed)}"
+        wanted = "takes no branch: it belongs to both" if allowed == (None,) else f"needs one of {list(allowed)}"
         raise ValueError(f"`branch` is {branch!r}, but `format={format!r}` {wanted}.")
     if format != "peft":
         given = {"base_model": base_model, "rank": rank, "max_error": max_error}
@@ -160,7 +170,8 @@ def _upcycle_record(hybrid: Checkpoint) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _write_dense(hybrid: Checkpoint, branch: str, made: dict, staging: Path) -> None:
+def write_dense(hybrid: Checkpoint, branch: str, made: dict, staging: Path) -> None:
+    """One branch, or the shared network, as a stock Qwen2.5-VL in a folder."""
     config = dense_config(hybrid.config)
     tensors = dense_tensors(hybrid, branch)
     if made.get("stored_head") and config.tie_word_embeddings:
@@ -202,7 +213,8 @@ def dense_tensors(hybrid: Checkpoint, branch: str) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _write_router(hybrid: Checkpoint, staging: Path) -> None:
+def write_router(hybrid: Checkpoint, staging: Path) -> None:
+    """The router with what it reads through, in a folder."""
     tensors = {name: hybrid.tensors[name] for name in router_tensor_names(hybrid.tensors, hybrid.config)}
     check_space(staging.parent, sum(tensor.nbytes for tensor in tensors.values()))
     write_shards(staging, tensors, shard_limit(hybrid.files))

@@ -174,7 +174,7 @@ def model_card_parts(
 
 def render_export_card(
     *,
-    format: Literal["dense", "peft", "router"],
+    format: Literal["dense", "peft", "vllm", "router"],
     model_name_or_path: str,
     branch: str | None = None,
     license: str | None = None,
@@ -190,7 +190,8 @@ def render_export_card(
         license, model_id (`str`, *optional*):
             As in [`model_card_parts`].
         facts:
-            What else `export.json` holds: `base_model`, `rank`, `max_error`, `energy_kept`, `logit_error`.
+            What else `export.json` holds: `base_model`, `rank`, `max_error`, `energy_kept`, `logit_error`,
+            `branch_kind`; for `"vllm"` `command`, the words that serve the folder.
 
     Returns:
         `str`: Markdown with a YAML header.
@@ -228,7 +229,7 @@ def export_card_parts(
         "library_name": "peft" if format == "peft" else "transformers",
         "license": license,
         "pipeline_tag": None if format == "router" else "image-text-to-text",
-        "tags": ["metis-home", "qwen2_5_vl", *{"peft": ["lora"], "router": ["custom_code"]}.get(format, [])],
+        "tags": ["metis-home", "qwen2_5_vl", *_format_tags(format, facts.get("branch_kind"))],
     }
     sections = render_blocks(
         "export_card.md.jinja",
@@ -238,9 +239,14 @@ def export_card_parts(
         model_id=hub_id(model_id) or PLACEHOLDER,
         branch=branch,
         license=license,
-        **{name: facts.get(name) for name in ("rank", "energy_kept", "logit_error")},
+        **{name: facts.get(name) for name in ("rank", "energy_kept", "logit_error", "branch_kind", "command")},
     )
     return {name: value for name, value in metadata.items() if value is not None}, sections
+
+
+def _format_tags(format: str, branch_kind: str | None) -> list[str]:
+    custom = format == "router" or (format == "vllm" and branch_kind == "ffn")
+    return ["lora"] * (format == "peft") + ["vllm"] * (format == "vllm") + ["custom_code"] * custom
 
 
 def render_blocks(name: str, **values) -> dict[str, str]:

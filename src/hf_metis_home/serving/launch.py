@@ -1,0 +1,214 @@
+"""Start an engine with the router in front of it, wait until it answers, and stop both."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Literal
+
+from .._folders import check_output_dir
+from ..conversion import export_checkpoint
+from ..conversion.checkpoint import HYBRID, read_config, resolve_folder
+from ..conversion.fingerprint import weights_fingerprint
+from ..conversion.vllm_export import vllm_flags
+from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings
+
+
+LOCAL = "127.0.0.1"
+STOP_SECONDS = 20.0
+
+
+def exported(model: Path, folder: Path, format: Literal["vllm", "router"]) -> Path:
+    """
+    The export of a model in a folder: what is there, if it is of these weights, else made now.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    record = folder / "export.json"
+    if not folder.exists() or not any(folder.iterdir()):
+        print(f"Writing {folder} (export --format {format}) ...", flush=True)
+        export_checkpoint(model, check_output_dir(folder, "export_dir"), format=format)
+    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if found.get("format") != format or found.get("weights") != weights_fingerprint(model):
+        raise ValueError(
+            f"`export_dir` has {str(folder)!r}, which is no {format!r} export of these weights. Remove it to have it "
+            "written anew, or choose another `export_dir`."
+        )
+    return folder
+
+
+def hybrid_folder(model_name_or_path: str) -> tuple[Path, float]:
+    """The folder of a two-branch model, and its threshold. An error where it is another kind of model."""
+    folder = resolve_folder(model_name_or_path, "model_name_or_path")
+    config = read_config(folder, "model_name_or_path", HYBRID)
+    return Path(folder).resolve(), config.thinking_threshold
+
+
+def serve_transformers(
+    model: Path, settings: ServingSettings, host: str, port: int, engine_args: list[str], start_seconds: float
+) -> None:
+    """
+    `transformers serve` on a port of this machine alone, and the router as a proxy in front of it. Returns on Ctrl-C.
+
+    Raises:
+        OSError: the engine did not start, or ended.
+    """
+    from .middleware import RouterMiddleware
+    from .proxy import Proxy
+
+    engine_port = _free_port()
+    command = [sys.executable, "-m", "hf_metis_home.serving.transformers_engine", "serve", f"./{model.name}"]
+    command += ["--host", LOCAL, "--port", str(engine_port), *engine_args]
+    # From beside the folder, so that answers name the model without saying where it lies.
+    engine = subprocess.Popen(command, cwd=model.parent, start_new_session=True)
+    try:
+        middleware = RouterMiddleware(Proxy(f"http://{LOCAL}:{engine_port}"), settings)
+        middleware.router.start()  # loads while the engine does
+        if _is_ready(engine, engine_port, start_seconds):
+            asyncio.run(_run_proxy(middleware, host, port, engine))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        ended = engine.poll()
+        _stop(engine)
+    if ended is not None:
+        raise ChildProcessError(f"The engine ended by itself, with exit code {ended}. What it printed stands above.")
+
+
+def serve_vllm(
+    folder: Path, settings: ServingSettings, host: str, port: int, engine_args: list[str], start_seconds: float
+) -> None:
+    """
+    vLLM with the router as its middleware. Returns on Ctrl-C.
+
+    Raises:
+        OSError: the engine did not start, or ended.
+    """
+    record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    flags = vllm_flags(record["branch_kind"], record["max_lora_rank"], settings.model_name, f"{folder}/")
+    command = [find_vllm(), "serve", *flags, "--host", host, "--port", str(port), *engine_args]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "serving.json"
+        settings.write(path)
+        environment = {**os.environ, SETTINGS_VARIABLE: str(path)}
+        if key := os.environ.get(KEY_VARIABLE):
+            environment["VLLM_API_KEY"] = key
+        engine = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            if _is_ready(engine, port, start_seconds, host):
+                print_ready(host, port, settings.model_name)
+                engine.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            ended = engine.poll()
+            _stop(engine)
+    if ended is not None:
+        raise ChildProcessError(f"vLLM ended by itself, with exit code {ended}. What it printed stands above.")
+
+
+def find_vllm() -> str:
+    """The `vllm` command beside this Python, or on the path. An error where there is none."""
+    beside = Path(sys.executable).with_name("vllm")
+    found = str(beside) if beside.is_file() else shutil.which("vllm")
+    if found is None:
+        raise ImportError(
+            "`engine` is 'vllm', but there is no command `vllm`. Install vLLM into this environment (it wants an older "
+            "transformers than other parts of this package, so give it an environment of its own), or use "
+            "`--engine transformers`."
+        )
+    return found
+
+
+def print_ready(host: str, port: int, model_name: str) -> None:
+    shown = LOCAL if host in ("0.0.0.0", "::") else host
+    url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if os.environ.get(KEY_VARIABLE) else ""
+    body = {"model": "auto", "messages": [{"role": "user", "content": "What is 17 times 23?"}]}
+    print(
+        f"\nServing {model_name} at {url}/v1 (models: {model_name}, auto, auto:THRESHOLD, thinking, non_thinking). Ask:"
+        f"\n\n  curl -i {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+        "\n\nThe header x-metis-branch says which branch answered. Ctrl-C stops.",
+        flush=True,
+    )
+
+
+async def _run_proxy(middleware, host: str, port: int, engine: subprocess.Popen) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, *args, **kwargs):
+            await super().startup(*args, **kwargs)
+            if self.started:
+                print_ready(host, port, middleware.settings.model_name)
+
+    server = Server(uvicorn.Config(middleware, host=host, port=port, log_level="warning", lifespan="on"))
+
+    def end_with_engine():
+        engine.wait()
+        server.should_exit = True
+
+    threading.Thread(target=end_with_engine, daemon=True).start()
+    await server.serve()
+    if not server.started:
+        raise OSError("The router in front of the engine could not be started. What it printed stands above.")
+
+
+def check_port(host: str, port: int) -> None:
+    """An error where nothing can listen at an address."""
+    if not 0 < port < 65536:
+        raise ValueError(f"`port` is {port}, but must be between 1 and 65535.")
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise OSError(f"`host` and `port` are {host!r} and {port}, where no server can listen ({error}).") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return probe.getsockname()[1]
+
+
+def _is_ready(engine: subprocess.Popen, port: int, seconds: float, host: str = LOCAL) -> bool:
+    """Waits until the engine says that it is healthy, or has ended."""
+    shown = LOCAL if host in ("0.0.0.0", "::") else host
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if engine.poll() is not None:
+            return False
+        try:
+            with urllib.request.urlopen(f"http://{shown}:{port}/health", timeout=5) as reply:
+                if reply.status == 200:
+                    return True
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.3)
+    raise TimeoutError(f"The engine did not answer within {seconds:g} seconds. Give it more with `start_seconds`.")
+
+
+def _stop(engine: subprocess.Popen) -> None:
+    """The engine and whatever it started, which are a process group of their own."""
+    if engine.poll() is None:
+        os.killpg(engine.pid, signal.SIGTERM)
+        try:
+            engine.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(engine.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    engine.wait()
