@@ -64,6 +64,7 @@ COMMANDS = [
     for words in split_commands(block.code)
 ]  # fmt: skip
 TOOLS = {
+    "curl",
     "make",
     "git",
     "pip",
