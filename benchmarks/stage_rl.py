@@ -2,7 +2,8 @@
 What does Stage-RL add to a middling start, and what does it cost elsewhere?
 
 The miniature's base gets the cold start of `metis-home demo --stages all`, then GRPO on the hard tasks for longer than
-the demo has time for. The same test questions are answered before and after.
+the demo has time for. The same test questions are answered before and after, as the model chooses and with the mode
+given: the opening of a thought where a task needs steps, that of a direct answer elsewhere.
 
 ```bash
 metis-home demo --output_dir runs/demo
@@ -20,16 +21,27 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from hf_metis_home.evaluation import answer_rows
+from hf_metis_home.conversion import prepare_processor
 from hf_metis_home.lab.method import POOLS, SIZES, cold_start, stage_rl
 from hf_metis_home.lab.presets import PRESETS
-from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, TASKS, make_dataset
+from hf_metis_home.lab.tasks import TASKS, THINKING_TASKS, make_dataset
+from hf_metis_home.modeling import MetisHomeConfig
+
+from .evidence.common import answers
 
 
-def answers(model, processor, rows) -> dict[str, list[bool]]:
-    records = answer_rows(model, processor, rows, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=200)
-    found = {task: [record.correct for record in records if record.task == task] for task in TASKS}
-    return found | {pool: [right for task in tasks for right in found[task]] for pool, tasks in POOLS.items()}
+def right(model, processor, rows: list[dict]) -> dict[str, dict[str, list[bool]]]:
+    """Per task and pool whether each answer is right, as the model chooses and with the mode given."""
+    direct = [task for task in TASKS if task not in THINKING_TASKS]
+    cells = {
+        "own choice": answers(model, processor, rows, TASKS),
+        "mode given": answers(model, processor, rows, THINKING_TASKS, True)
+        | answers(model, processor, rows, direct, False),
+    }
+    found = {how: {task: [d == "1" for d in cells[how][task]["correct"]] for task in TASKS} for how in cells}
+    for tasks in found.values():
+        tasks |= {pool: [value for task in names for value in tasks[task]] for pool, names in POOLS.items()}
+    return found
 
 
 def compare(before: list[bool], after: list[bool]) -> dict:
@@ -54,21 +66,24 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     processor = AutoProcessor.from_pretrained(args.base)
+    prepare_processor(processor, MetisHomeConfig())  # it knows the openings; without one it renders as before
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.base)
     sizes = dataclasses.replace(SIZES["small"], rl_steps=args.steps)
-    rows = make_dataset(dict.fromkeys(TASKS, args.test_rows), "test", args.seed)
+    rows = list(make_dataset(dict.fromkeys(TASKS, args.test_rows), "test", args.seed))
     with tempfile.TemporaryDirectory() as scratch:
         model = cold_start(model, processor, PRESETS["small"], sizes, args.seed, scratch)
-        before = answers(model, processor, rows)
+        before = right(model, processor, rows)
         model = stage_rl(model, processor, sizes, args.seed, scratch)
-        after = answers(model, processor, rows)
-    found = {task: compare(before[task], after[task]) for task in before}
+        after = right(model, processor, rows)
+    found = {how: {task: compare(before[how][task], after[how][task]) for task in before[how]} for how in before}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    for task, cell in found.items():
-        gain = cell["after"] - cell["before"]
-        change = f"({gain:+.3f} ± {cell['stderr']:.3f}, n={cell['n']})"
-        print(f"{task:<14}{cell['before']:.3f} -> {cell['after']:.3f}  {change}")
+    for how, tasks in found.items():
+        print(how)
+        for task, cell in tasks.items():
+            gain = cell["after"] - cell["before"]
+            change = f"({gain:+.3f} ± {cell['stderr']:.3f}, n={cell['n']})"
+            print(f"  {task:<14}{cell['before']:.3f} -> {cell['after']:.3f}  {change}")
 
 
 if __name__ == "__main__":
