@@ -22,7 +22,9 @@ VERBS = {
     "calibrate": "choose the threshold for a ratio, a budget or an accuracy, and write it into the model",
     "report": "write the report of an evaluation from its outcomes, without generating",
     "fit-router": "train the router alone, from labels or outcomes, in seconds",
-    "env": "print the versions that a bug report needs",
+    "chat": "talk to a model in the terminal, with pictures, and see which branch answers and why",
+    "space": "write a Gradio Space for a two-branch model",
+    "env": "print versions, devices and extras, and how to get what is missing",
 }
 
 
