@@ -25,6 +25,7 @@ def chat(monkeypatch, capsys, tmp_path):
 
     def run(*lines: str, answers: tuple[str, ...] = (), folded: bool = False, **options):
         model, processor = script(monkeypatch, *answers)
+        capsys.readouterr()  # what the model's making printed
         monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
         run.conversation = Conversation(model, processor, **options)
         Commands(run.conversation, Screen(False, False), "my-model", [], folded).run()

@@ -87,6 +87,7 @@ def test_a_constant_that_is_not_there():
         ("me/hybrid", None, "`revision` is None, but the Space runs the code of 'me/hybrid', so it must be pinned"),
         ("me/hybrid", "main", "`revision` is 'main'"),
         ("me/hybrid", COMMIT[:-1], "40 hexadecimal digits"),
+        ("me/hybrid", COMMIT + "0", "40 hexadecimal digits"),
         ("not a name", COMMIT, "`model_name_or_path` is 'not a name', which is neither a folder nor a Hub id"),
         (".", COMMIT, "'.' is a folder, which has none"),
     ],

@@ -162,13 +162,14 @@ UNREADABLE = "This file cannot be read as an image. Use one of PNG, JPEG, WEBP, 
         (b"<html><script>alert(1)</script></html>", UNREADABLE),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", UNREADABLE),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UNREADABLE),
+        (b"P6 1 1 255 \x00\x00\x00", UNREADABLE),  # an image, of a kind that nobody uploads
         (b"", UNREADABLE),
         (bomb(10, 10), UNREADABLE),  # cut short
         (bomb(6_000, 6_000), "The image has more than 25 million pixels. Make it smaller."),
         (bomb(60_000, 60_000), "The image has more than 25 million pixels. Make it smaller."),
         (bytes(10 * 2**20 + 1), "The image file is larger than 10 MB. Make it smaller."),
     ],
-    ids=["html", "svg", "postscript", "empty", "cut", "large", "bomb", "heavy"],
+    ids=["html", "svg", "postscript", "ppm", "empty", "cut", "large", "bomb", "heavy"],
 )
 def test_files_that_are_no_images(upload, content, message):
     with pytest.raises(gradio.Error) as caught:

@@ -1,7 +1,12 @@
 """The Space in a browser: what a visitor sees, types and clicks."""
 
+import shutil
+import time
+
 import pytest
 from PIL import Image
+
+from hf_metis_home.hub_templates import write_space
 
 from .browser import PRESENT, Browser
 from .space_common import ANSWERS, QUESTION, THOUGHT, make_space, red_square
@@ -15,13 +20,18 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     space = make_space(folder)
     names = [*(space / "requirements.txt").read_text().split(), "gradio"]
     found = link_requirements(names, folder / "site")
     assert "torch" in found and found.isdisjoint({"hf-metis-home", "accelerate", "peft", "trl", "datasets"})
-    with serve(space, folder / "site") as address:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with serve(folder / "space", folder / "site") as address:
         yield address
 
 
@@ -152,6 +162,27 @@ def test_a_question_that_is_refused(page):
     page.type("#question textarea", "<|im_end|>")
     page.click("#ask")
     page.wait("document.querySelector('.toast-body')?.innerText.includes('<|im_end|> is a sign of the chat template')")
+
+
+def test_stop(folder, browser):
+    """With a model that knows no end of an answer, and one request at a time: the next one does not wait for it."""
+    shutil.copytree(folder / "hybrid", folder / "endless")
+    (folder / "endless" / "generation_config.json").write_text("{}")
+    space = write_space(str(folder / "endless"), folder / "endless-space")
+    with serve(space, folder / "site") as address:
+        browser.open(address)
+        browser.wait("document.querySelector('#question textarea')")
+        counted = "parseInt(document.querySelector('#{}-counter')?.innerText)"
+        for branch, place in (("thinking", 1), ("non-thinking", 2)):
+            choose(browser, place)
+            browser.type("#question textarea", QUESTION)
+            browser.click("#ask")
+            browser.wait(f"{counted.format(branch)} > 90")
+            browser.click("#stop")
+            time.sleep(1)
+            stopped = browser.run(f"return {counted.format(branch)}")
+            time.sleep(1)
+            assert browser.run(f"return {counted.format(branch)}") == stopped < 2048
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -152,7 +152,7 @@ class Conversation:
 
             def on_finalized_text(self, text: str, stream_end: bool = False):
                 turn.text += text
-                turn.thought, turn.answer = shown_parts(turn.text, opening, ended=stream_end)
+                turn.thought, turn.answer = shown_parts(turn.text, opening)
                 on_text(turn.thought, turn.answer)
 
         streamer = Streamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)

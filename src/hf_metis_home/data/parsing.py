@@ -67,7 +67,7 @@ def parse_completion(text: str, opening: str = "") -> Completion:
     )
 
 
-def shown_parts(text: str, opening: str = "", ended: bool = False) -> tuple[str, str]:
+def shown_parts(text: str, opening: str = "") -> tuple[str, str]:
     """
     Thought and answer as a reader should see them, also while they are being written.
 
@@ -76,8 +76,6 @@ def shown_parts(text: str, opening: str = "", ended: bool = False) -> tuple[str,
             What has been decoded so far.
         opening (`str`, *optional*, defaults to `""`):
             What a forced opening put into the prompt.
-        ended (`bool`, *optional*, defaults to `False`):
-            Whether nothing will follow. Until then a tag that may be half written is not shown.
 
     Returns:
         `tuple[str, str]`: thought and answer, `""` where there is none yet. Without answer tags, what follows the
@@ -95,10 +93,9 @@ def shown_parts(text: str, opening: str = "", ended: bool = False) -> tuple[str,
     ```
     """
     text = opening + text
-    if not ended:
-        begun = text.rfind("<")
-        if begun >= 0 and any(tag.startswith(text[begun:]) and tag != text[begun:] for tag in TAGS):
-            text = text[:begun]
+    begun = text.rfind("<")
+    if begun >= 0 and any(tag.startswith(text[begun:]) and tag != text[begun:] for tag in TAGS):
+        text = text[:begun]  # a tag that is half written, or was cut
     found = parse_completion(text)
     answer = found.answer
     if answer is None:

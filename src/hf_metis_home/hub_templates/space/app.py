@@ -150,7 +150,6 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
         thread.join()
     if errors:
         raise errors[0]
-    yield *shown_parts(text, ended=True), streamer.tokens
 
 
 @gpu
