@@ -37,6 +37,7 @@ class Browser:
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"}}
             session = self._send("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
             self.address += f"/session/{session['sessionId']}"
+            self._send("POST", "/timeouts", {"implicit": 30_000})  # how long an element may take to appear
         except BaseException:
             self.driver.kill()
             raise
