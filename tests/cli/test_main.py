@@ -74,12 +74,3 @@ def test_each_verb_runs_alone(verb):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert f"usage: metis-home {verb}" in done.stdout
-
-
-def test_env_names_versions_and_extras(capsys):
-    import torch
-
-    assert main(["env"]) == 0
-    printed = capsys.readouterr().out
-    assert f"- torch: {torch.__version__.partition('+')[0]}" in printed
-    assert "- extra train: ✓" in printed

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_metis_home.data import Completion, opening_text, opening_token_ids, parse_completion, render_completion
-from hf_metis_home.data.completions import TAGS
+from hf_metis_home.data.parsing import TAGS, shown_parts
 from tests.fixtures_text import byte_level_processor, word_level_processor
 
 
@@ -144,3 +144,33 @@ def test_openings_are_as_long_as_they_can_be(kind, thinking, text):
 def test_openings_tell_the_modes_apart(kind):
     thinking, direct = (opening_token_ids(TOKENIZERS[kind], mode) for mode in (True, False))
     assert thinking and len(direct) > len(thinking) and thinking != direct[: len(thinking) + 1]
+
+
+WRITTEN = "<think>3 < 4, so\n3 + 4</think><answer>it is <b>7</b></answer>"
+
+
+def test_what_is_shown_grows_and_never_shows_half_a_tag():
+    before = ("", "")
+    for end in range(len(WRITTEN) + 1):
+        thought, answer = shown_parts(WRITTEN[:end])
+        assert thought.startswith(before[0]) and answer.startswith(before[1])
+        assert not any(tag[:length] in thought + answer for tag in TAGS for length in range(3, len(tag) + 1))
+        before = thought, answer
+    assert before == ("3 < 4, so\n3 + 4", "it is <b>7</b>")
+
+
+@pytest.mark.parametrize(
+    ("text", "opening", "parts"),
+    [
+        ("", "", ("", "")),
+        ("It is 7.", "", ("", "It is 7.")),
+        ("<think>why", "", ("why", "")),
+        ("<think>why</think>It is 7.", "", ("why", "It is 7.")),
+        ("<think></think><answer>7", "", ("", "7")),
+        (">why</think><answer>7</answer>", "<think", ("why", "7")),
+        ("3 < 4", "", ("", "3 < 4")),
+        ("<think>why</thin", "", ("why", "")),
+    ],
+)
+def test_what_is_shown(text, opening, parts):
+    assert shown_parts(text, opening) == parts

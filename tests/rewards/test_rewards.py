@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_metis_home.data import render_completion
-from hf_metis_home.data.completions import TAGS
+from hf_metis_home.data.parsing import TAGS
 from hf_metis_home.rewards import accuracy_reward, format_reward, get_soft_overlong_punishment, thought_leak_penalty
 
 

@@ -12,20 +12,22 @@ from importlib import import_module
 VERBS = {
     "demo": "train and report the whole method on a miniature, on a CPU",
     "upcycle": "make a two-branch model from a dense Qwen2.5-VL checkpoint",
-    "export": "write one branch as a dense model or a PEFT adapter, or the router alone",
+    "export": "write one branch, the router alone, or what vLLM serves, as a folder of its own",
     "validate": "check a two-branch folder before a long run or an upload",
     "estimate": "print what a model will need: parameters, memory, disk",
     "sft": "train branches and router on rows of both modes (Stage-SFT)",
     "grpo": "train a dense model, a branch or the router on rewards (Stage-RL)",
     "build-data": "make Stage-SFT rows from what a model gets right, sometimes right and wrong",
+    "fit-router": "train the router alone, from labels or outcomes, in seconds",
     "eval": "answer every question with both branches, and write the table of outcomes",
     "calibrate": "choose the threshold for a ratio, a budget or an accuracy, and write it into the model",
     "report": "write the report of an evaluation from its outcomes, without generating",
-    "fit-router": "train the router alone, from labels or outcomes, in seconds",
+    "chat": "talk to a model in the terminal, with pictures, and see which branch answers and why",
     "serve": "serve a two-branch model with one name and one dial, on transformers or vLLM",
     "card": "write the model card of a folder, or bring it up to date",
+    "space": "write a Gradio Space for a two-branch model",
     "push": "send a checked, complete folder to the Hub",
-    "env": "print the versions that a bug report needs",
+    "env": "print versions, devices and extras, and how to get what is missing",
 }
 
 

@@ -28,7 +28,8 @@ def parse_arguments(arguments_class: type, argv: list[str], prog: str, descripti
         argv (`list[str]`):
             Flags and values, without program and verb.
         prog, description (`str`):
-            For `--help`, which prints and exits.
+            For `--help`, which prints and exits. What follows the first paragraph of the description, the examples,
+            stands below the flags.
 
     Returns:
         The instance.
@@ -37,7 +38,15 @@ def parse_arguments(arguments_class: type, argv: list[str], prog: str, descripti
         UsageError: unknown flags or keys, values of the wrong type, missing ones. All of them in one message.
     """
     fields = {field.name: field for field in dataclasses.fields(arguments_class)}
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
+    description, _, examples = description.strip().partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"examples:\n\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file with the names of the flags, which win over it")
     for field in fields.values():
         kind, _ = _without_none(field.type)

@@ -30,7 +30,7 @@ def run_verb(
         argv (`list[str]`, *optional*):
             Flags and values; the process's own by default.
         description (`str`):
-            First lines of `--help`.
+            Of the module, shown by `--help`: its first paragraph above the flags, its examples below them.
 
     Returns:
         `int`: 0; 2 where the package refused something, after one message without a traceback (with one where the

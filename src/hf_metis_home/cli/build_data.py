@@ -72,13 +72,7 @@ class BuildDataArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home build-data`. Takes the flags, gives the exit code."""
-    return run_verb(
-        "build-data",
-        BuildDataArguments,
-        _build_data,
-        argv,
-        "Make Stage-SFT rows from what a model gets right, sometimes right and wrong.",
-    )
+    return run_verb("build-data", BuildDataArguments, _build_data, argv, __doc__)
 
 
 def _build_data(arguments: BuildDataArguments) -> None:

@@ -38,8 +38,7 @@ class CalibrateArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home calibrate`. Takes the flags, gives the exit code."""
-    description = "Choose the threshold of a model from its outcomes, and write it into its configuration."
-    return run_verb("calibrate", CalibrateArguments, _calibrate, argv, description)
+    return run_verb("calibrate", CalibrateArguments, _calibrate, argv, __doc__)
 
 
 def _calibrate(arguments: CalibrateArguments) -> None:

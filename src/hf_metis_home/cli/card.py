@@ -34,8 +34,7 @@ class CardArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home card`. Takes the flags, gives the exit code."""
-    description = "Write the README.md of a folder for the Hub from what lies in it, or bring it up to date."
-    return run_verb("card", CardArguments, _card, argv, description)
+    return run_verb("card", CardArguments, _card, argv, __doc__)
 
 
 def _card(arguments: CardArguments) -> None:

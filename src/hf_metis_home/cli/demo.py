@@ -45,7 +45,7 @@ class DemoArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home demo`. Takes the flags, gives the exit code."""
-    return run_verb("demo", DemoArguments, _demo, argv, "Train and report the whole method on a miniature, on a CPU.")
+    return run_verb("demo", DemoArguments, _demo, argv, __doc__)
 
 
 def _demo(arguments: DemoArguments) -> None:

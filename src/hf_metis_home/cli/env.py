@@ -1,21 +1,26 @@
 """
-Print the versions that a bug report needs, and which extras can be used.
+Print versions, devices, attention backends and extras, with what is missing and how to get it.
 
     metis-home env
-
-    python -m hf_metis_home.cli.env
 """
 
+import os
 import platform
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 
 from ._run import run_verb
 
 
-PACKAGES = ("torch", "torchvision", "transformers", "trl", "accelerate", "peft", "datasets", "huggingface-hub", "vllm")
+DISTRIBUTION = "hf-metis-home"
+PACKAGES = (
+    "torch", "torchvision", "transformers", "trl", "accelerate", "peft", "datasets", "huggingface-hub", "safetensors",
+    "gradio", "vllm",
+)  # fmt: skip
 
 
 @dataclass
@@ -25,37 +30,90 @@ class EnvArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home env`. Takes no flags, gives the exit code."""
-    return run_verb("env", EnvArguments, _env, argv, "Print the versions that a bug report needs.")
+    return run_verb("env", EnvArguments, _env, argv, __doc__)
 
 
 def _env(arguments: EnvArguments) -> None:
-    import torch
-
     from .. import __version__
 
-    lines = {"hf-metis-home": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    lines = {DISTRIBUTION: __version__, "python": platform.python_version(), "platform": platform.platform()}
     lines.update({package: _installed(package) or "not installed" for package in PACKAGES})
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    lines["accelerators"] = ", ".join(devices) or "none"
-    lines["CPU threads"] = str(torch.get_num_threads())
+    lines.update(_devices())
+    lines.update({f"attention {name}": state for name, state in _attention().items()})
+    for extra, problems in extra_problems().items():
+        name = f"extra {extra}" if extra else "required packages"
+        install = f"{DISTRIBUTION}[{extra}]" if extra else DISTRIBUTION
+        lines[name] = f"✗ {', '.join(problems)}: pip install '{install}'" if problems else "✓"
     for name, value in lines.items():
         print(f"- {name}: {value}")
-    for extra, missing in _missing_by_extra().items():
-        state = f"✗ missing {', '.join(missing)}: pip install 'hf-metis-home[{extra}]'" if missing else "✓"
-        print(f"- extra {extra}: {state}")
 
 
-def _missing_by_extra() -> dict[str, list[str]]:
-    """Extra to the packages that it lacks here, from the package's own metadata."""
-    missing = {}
-    for requirement in requires("hf-metis-home") or []:
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        package = re.match(r"[\w.-]+", requirement).group()
-        if extra is not None:
-            absent = missing.setdefault(extra.group(1), [])
-            if _installed(package) is None:
-                absent.append(package)
-    return missing
+def _devices() -> dict[str, str]:
+    """What there is to compute on."""
+    import torch
+
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {bf16}"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    if not found:
+        found["GPU"] = "none"
+        if torch.version.cuda is None and torch.version.hip is None and shutil.which("nvidia-smi"):
+            found["GPU"] = (
+                f"✗ there is an NVIDIA driver, but torch {torch.__version__} is built without CUDA: install torch as "
+                "https://pytorch.org/get-started says"
+            )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    size = "" if memory is None else f", {memory / 1e9:.0f} GB"
+    found["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch{size}"
+    return found
+
+
+def _attention() -> dict[str, str]:
+    """Whether each `attn_implementation` can be used here, and why not."""
+    import torch
+
+    if not torch.cuda.is_available():
+        flash = "✗ needs a CUDA device"
+    elif find_spec("flash_attn") is None:
+        flash = f"✗ flash-attn is not installed: pip install '{DISTRIBUTION}[flash]'"
+    else:
+        flash = "✓"
+    return {"eager": "✓", "sdpa": "✓", "flash_attention_2": flash}
+
+
+def extra_problems() -> dict[str, list[str]]:
+    """
+    What this installation lacks, from the package's own metadata.
+
+    Returns:
+        `dict[str, list[str]]`: extra (`""` for what is always required) to the packages that are missing or too old.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.cli.env import extra_problems
+
+    >>> extra_problems()["train"]
+    []
+    ```
+    """
+    from packaging.requirements import Requirement
+
+    problems: dict[str, list[str]] = {}
+    for line in requires(DISTRIBUTION) or []:
+        requirement = Requirement(line)
+        extra = re.search(r"extra == ['\"]([\w-]+)", line)
+        found = problems.setdefault(extra.group(1) if extra else "", [])
+        installed = _installed(requirement.name)
+        if installed is None:
+            found.append(f"{requirement.name} is missing")
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            found.append(f"{requirement.name} is {installed}, but has to be {requirement.specifier}")
+    return problems
 
 
 def _installed(package: str) -> str | None:

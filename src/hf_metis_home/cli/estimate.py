@@ -41,7 +41,7 @@ class EstimateArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home estimate`. Takes the flags, gives the exit code."""
-    return run_verb("estimate", EstimateArguments, _estimate, argv, "Print what a model will need: memory and disk.")
+    return run_verb("estimate", EstimateArguments, _estimate, argv, __doc__)
 
 
 def _estimate(arguments: EstimateArguments) -> None:

@@ -47,8 +47,7 @@ class EvalArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home eval`. Takes the flags, gives the exit code."""
-    description = "Answer every question with both branches, and write the table of outcomes."
-    return run_verb("eval", EvalArguments, _eval, argv, description)
+    return run_verb("eval", EvalArguments, _eval, argv, __doc__)
 
 
 def _eval(arguments: EvalArguments) -> None:

@@ -52,9 +52,7 @@ class ExportArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home export`. Takes the flags, gives the exit code."""
-    return run_verb(
-        "export", ExportArguments, _export, argv, "Write one branch, or the router, as a folder of its own."
-    )
+    return run_verb("export", ExportArguments, _export, argv, __doc__)
 
 
 def _export(arguments: ExportArguments) -> None:

@@ -47,8 +47,7 @@ class FitRouterArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home fit-router`. Takes the flags, gives the exit code."""
-    description = "Fit the router of a two-branch model, alone and in seconds."
-    return run_verb("fit-router", FitRouterArguments, _fit_router, argv, description)
+    return run_verb("fit-router", FitRouterArguments, _fit_router, argv, __doc__)
 
 
 def _fit_router(arguments: FitRouterArguments) -> None:

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         PushArguments,
         lambda arguments: failed.extend(_push(arguments)),
         argv,
-        "Send the folder of a two-branch model to the Hub: checked first, complete, and nothing beside.",
+        __doc__,
     )
     return code or int(bool(failed))
 

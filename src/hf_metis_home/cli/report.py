@@ -5,7 +5,7 @@ Write the report of an evaluation from its outcomes, without generating anything
 
 Beside dense models that answered the same questions, and at another threshold:
 
-    metis-home report --outcomes runs/outcomes --output_dir runs/report-0.3 --threshold 0.3 \
+    metis-home report --outcomes runs/outcomes --output_dir runs/report-0.3 --threshold 0.3 \\
         --baselines dense=runs/dense_outcomes
 """
 
@@ -31,8 +31,7 @@ class ReportArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home report`. Takes the flags, gives the exit code."""
-    description = "Write the report of an evaluation from its outcomes, without generating anything."
-    return run_verb("report", ReportArguments, _report, argv, description)
+    return run_verb("report", ReportArguments, _report, argv, __doc__)
 
 
 def _report(arguments: ReportArguments) -> None:

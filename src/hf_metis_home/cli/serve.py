@@ -52,7 +52,7 @@ class ServeArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home serve`. Takes the flags, gives the exit code."""
-    return run_verb("serve", ServeArguments, _serve, argv, "Serve a two-branch model on an engine, router in front.")
+    return run_verb("serve", ServeArguments, _serve, argv, __doc__)
 
 
 def _serve(arguments: ServeArguments) -> None:

@@ -84,7 +84,7 @@ class UpcycleArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """`metis-home upcycle`. Takes the flags, gives the exit code."""
-    return run_verb("upcycle", UpcycleArguments, _upcycle, argv, "Make a two-branch model from a dense Qwen2.5-VL.")
+    return run_verb("upcycle", UpcycleArguments, _upcycle, argv, __doc__)
 
 
 def _upcycle(arguments: UpcycleArguments) -> None:

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         ValidateArguments,
         lambda arguments: failed.extend(_validate(arguments)),
         argv,
-        "Check a two-branch folder: configuration, weights, code, processor, card.",
+        __doc__,
     )
     return code or int(bool(failed))
 

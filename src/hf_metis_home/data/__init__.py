@@ -1,13 +1,7 @@
 """Rows and the text in them."""
 
-from .completions import (
-    Completion,
-    closing_token_ids,
-    opening_text,
-    opening_token_ids,
-    parse_completion,
-    render_completion,
-)
+from .completions import closing_token_ids, opening_text, opening_token_ids, render_completion
+from .parsing import Completion, parse_completion, shown_parts
 from .prompts import prompt_inputs
 from .rows import TRAINING_COLUMNS, check_columns, check_row
 
@@ -23,4 +17,5 @@ __all__ = [
     "parse_completion",
     "prompt_inputs",
     "render_completion",
+    "shown_parts",
 ]

@@ -18,8 +18,8 @@ An answer has to commit itself: of several numbers or choices none wins.
 
 import re
 
-from .completions import ANSWER, END_ANSWER, TAGS, parse_completion
 from .expressions import expressions_equal
+from .parsing import ANSWER, END_ANSWER, TAGS, parse_completion
 from .quantities import quantities_match, read_quantity, split_unit
 
 

@@ -1,35 +1,13 @@
 """
 The text of an answer: `<think>steps</think><answer>result</answer>`, or `<think></think><answer>result</answer>` from
-the non-thinking branch (arXiv 2510.20519). Rendering, reading back, and the openings that force one or the other.
+the non-thinking branch (arXiv 2510.20519). Rendering, and the openings that force one or the other.
 """
 
-from dataclasses import dataclass
+from .parsing import ANSWER, END_ANSWER, END_THINK, TAGS, THINK
 
-
-THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
-TAGS = (THINK, END_THINK, ANSWER, END_ANSWER)
 
 # How an answer can go on after a tag: each may join the tag's last characters into another token.
 PROBES = ("First", "7", "(x", " a", "  a", "\nb", "\n\nb", ".", ">", "<b", "-1", "é", "中", "\\frac", "$x", '"q"', "'s")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """
-    An answer taken apart.
-
-    Args:
-        thought (`str`, *optional*):
-            What stands between the think tags, stripped; `""` where they are empty, None where there is no thought.
-        answer (`str`, *optional*):
-            What stands between the answer tags, stripped; None where there is none.
-        well_formed (`bool`):
-            Whether the text is one thought followed by one answer, each tag once, and nothing else.
-    """
-
-    thought: str | None
-    answer: str | None
-    well_formed: bool
 
 
 def render_completion(thought: str | None, answer: str) -> str:
@@ -63,43 +41,6 @@ def render_completion(thought: str | None, answer: str) -> str:
     if not answer.strip():
         raise ValueError(f"`answer` is {answer!r}, but an answer needs text.")
     return f"{THINK}{thought}{END_THINK}{ANSWER}{answer}{END_ANSWER}"
-
-
-def parse_completion(text: str, opening: str = "") -> Completion:
-    """
-    Take an answer apart, well formed or not, in time linear in its length.
-
-    Args:
-        text (`str`):
-            Decoded tokens of an answer.
-        opening (`str`, *optional*, defaults to `""`):
-            What a forced opening put into the prompt, so that `text` is the rest of it.
-
-    Returns:
-        [`Completion`]. Of several answers the last one counts. Text that is cut off inside the thought gives that
-        thought and no answer.
-
-    Example:
-
-    ```python
-    >>> from hf_metis_home import parse_completion
-
-    >>> parse_completion("<think>3 + 4</think><answer>7</answer>")
-    Completion(thought='3 + 4', answer='7', well_formed=True)
-    ```
-    """
-    text = (opening + text).strip()
-    well_formed = [text.count(tag) for tag in TAGS] == [1, 1, 1, 1]
-    before, opened, rest = text.partition(THINK)
-    thought, closed, rest = rest.partition(END_THINK) if opened else (None, "", text)
-    between, has_answer, tail = rest.rpartition(ANSWER)
-    answer, answer_closed, after = tail.partition(END_ANSWER) if has_answer else (None, "", "")
-    well_formed = well_formed and bool(closed and answer_closed) and not (before + between + after).strip()
-    return Completion(
-        thought=None if thought is None else thought.strip(),
-        answer=None if answer is None else answer.strip(),
-        well_formed=well_formed and bool(answer and answer.strip()),
-    )
 
 
 def opening_token_ids(tokenizer, thinking: bool) -> list[int]:

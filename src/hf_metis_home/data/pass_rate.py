@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from .answers import answers_match, final_answer
-from .completions import parse_completion
+from .parsing import parse_completion
 from .prompt_sets import PromptSet
 
 

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from .answers import gold_text
-from .completions import ANSWER, END_ANSWER, render_completion
+from .completions import render_completion
+from .parsing import ANSWER, END_ANSWER
 from .rows import check_row
 
 

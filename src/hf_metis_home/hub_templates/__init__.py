@@ -1,8 +1,17 @@
-"""Texts of what goes to the Hub: cards of models, exports and datasets, and how they are kept up to date."""
+"""What goes to the Hub beside a model: cards of models, exports and datasets, kept up to date, and a Space."""
 
 from .cards import model_card_parts, render_export_card, render_model_card
 from .marked import merge_card, write_card
 from .provenance import history_of
+from .spaces import write_space
 
 
-__all__ = ["history_of", "merge_card", "model_card_parts", "render_export_card", "render_model_card", "write_card"]
+__all__ = [
+    "history_of",
+    "merge_card",
+    "model_card_parts",
+    "render_export_card",
+    "render_model_card",
+    "write_card",
+    "write_space",
+]

@@ -251,14 +251,23 @@ def _format_tags(format: str, branch_kind: str | None) -> list[str]:
 
 def render_blocks(name: str, **values) -> dict[str, str]:
     """The blocks of a template of this folder, in their order. Every value that they name has to be given."""
+    template = _template(name)
+    return {block: "".join(render(template.new_context(values))).strip() for block, render in template.blocks.items()}
+
+
+def render_template(name: str, **values) -> str:
+    """The whole of a template of this folder."""
+    return _template(name).render(**values)
+
+
+def _template(name: str):
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
     environment.filters["text"] = plain_text
-    template = environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-    return {block: "".join(render(template.new_context(values))).strip() for block, render in template.blocks.items()}
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 def hub_id(name: str | None) -> str | None:
