@@ -100,7 +100,7 @@ def test_an_engine_that_is_killed_and_comes_back(router_folder):
             error = reply.json()["error"]
             assert (reply.status_code, error["code"], error["type"]) == (503, "engine_unavailable", "server_error")
             with process(["-c", ENGINE_PROCESS, str(port)]) as engine:
-                wait_until(lambda: healthy(url))
+                wait_until(lambda: healthy(url), 240)
                 assert httpx.post(url + CHAT, json=BODY).status_code == 200
                 endless = BODY | {"stream": True, "chunks": 1000, "pause": 0.05}
                 with httpx.stream("POST", url + CHAT, json=endless) as stream:

@@ -14,7 +14,7 @@ HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
     b"transfer-encoding", b"upgrade", b"proxy-connection",
 }  # fmt: skip
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 30.0
 
 
 class Proxy:
@@ -46,7 +46,8 @@ class Proxy:
             return
         if self._transport is None:
             # Waiting for answers has no limit: a long thought is no failure. Nor has the number of those who wait.
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            # And a connection for each: one that is kept may be closed by the engine just when it is used again.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
             self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
         body = await _read(receive)
         if body is None:
