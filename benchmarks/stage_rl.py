@@ -2,8 +2,10 @@
 What does Stage-RL add to a middling start, and what does it cost elsewhere?
 
 The miniature's base gets the cold start of `metis-home demo --stages all`, then GRPO on the hard tasks for longer than
-the demo has time for. The same test questions are answered before and after, as the model chooses and with the mode
-given: the opening of a thought where a task needs steps, that of a direct answer elsewhere.
+the demo has time for. Every hundred steps questions of the dev split are answered; the checkpoint is kept that has most
+of the hard ones right among those that have lost at most four points on the easy ones. The same test questions are
+answered before, by what was kept, and after the last step, as the model chooses and with the mode given: the opening of
+a thought where a task needs steps, that of a direct answer elsewhere.
 
 ```bash
 metis-home demo --output_dir runs/demo
@@ -19,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, TrainerCallback
 
 from hf_metis_home.conversion import prepare_processor
 from hf_metis_home.lab.method import POOLS, SIZES, cold_start, stage_rl
@@ -28,6 +30,9 @@ from hf_metis_home.lab.tasks import TASKS, THINKING_TASKS, make_dataset
 from hf_metis_home.modeling import MetisHomeConfig
 
 from .evidence.common import answers
+
+
+LOOK, DEV_ROWS, MOST_LOST = 100, 100, 0.04  # steps between looks, dev questions per task, of their share of easy ones
 
 
 def right(model, processor, rows: list[dict]) -> dict[str, dict[str, list[bool]]]:
@@ -42,6 +47,29 @@ def right(model, processor, rows: list[dict]) -> dict[str, dict[str, list[bool]]
     for tasks in found.values():
         tasks |= {pool: [value for task in names for value in tasks[task]] for pool, names in POOLS.items()}
     return found
+
+
+class KeepBest(TrainerCallback):
+    """Weights of the best look at the dev split, with the mode given."""
+
+    def __init__(self, model, processor, seed: int):
+        self.processor, self.rows = processor, list(make_dataset(dict.fromkeys(TASKS, DEV_ROWS), "dev", seed))
+        self.looks, self.best = [], None
+        self.look(model, step=0)
+
+    def look(self, model, step: int) -> None:
+        found = right(model, self.processor, self.rows)["mode given"]
+        shares = {pool: sum(found[pool]) / len(found[pool]) for pool in ("hard", "easy")}
+        self.looks.append({"step": step, **shares})
+        print(self.looks[-1], flush=True)
+        allowed = [look for look in self.looks if look["easy"] >= self.looks[0]["easy"] - MOST_LOST]
+        if max(allowed, key=lambda look: look["hard"]) is self.looks[-1]:
+            self.best = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % LOOK == 0:
+            self.look(model.eval(), state.global_step)
+            model.train()
 
 
 def compare(before: list[bool], after: list[bool]) -> dict:
@@ -73,11 +101,18 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = cold_start(model, processor, PRESETS["small"], sizes, args.seed, scratch)
         before = right(model, processor, rows)
-        model = stage_rl(model, processor, sizes, args.seed, scratch)
-        after = right(model, processor, rows)
-    found = {how: {task: compare(before[how][task], after[how][task]) for task in before[how]} for how in before}
+        keep = KeepBest(model, processor, args.seed)
+        model = stage_rl(model, processor, sizes, args.seed, scratch, [keep])
+    after = {"last step": right(model, processor, rows)}
+    model.load_state_dict(keep.best)
+    after = {"kept": right(model, processor, rows)} | after
+    found = {
+        f"{which}, {how}": {task: compare(before[how][task], cells[how][task]) for task in before[how]}
+        for which, cells in after.items()
+        for how in before
+    }
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    args.output.write_text(json.dumps({"looks": keep.looks, **found}, indent=2) + "\n", encoding="utf-8")
     for how, tasks in found.items():
         print(how)
         for task, cell in tasks.items():

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import json
 import re
 import shlex
@@ -81,7 +82,8 @@ TOOLS = {
 
 
 def verb_and_flags(words: list[str]) -> tuple[str, list[str]] | None:
-    """Of a command line the verb of ours and its words, whatever launches it."""
+    """Of a command line the verb of ours and its words, whatever launches it and wherever its output goes."""
+    words = list(itertools.takewhile(lambda word: word not in ("<", ">", "|"), words))
     for index, word in enumerate(words):
         if word.split("/")[-1] == "metis-home" and index + 1 < len(words):
             return words[index + 1], words[index + 2 :]

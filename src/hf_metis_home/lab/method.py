@@ -124,7 +124,7 @@ def cold_start(model, processor, preset: Preset, sizes: MethodSizes, seed: int, 
     return fit(model, processor, rows, preset, sizes.cold_steps, seed, scratch)
 
 
-def stage_rl(model, processor, sizes: MethodSizes, seed: int, scratch: str):
+def stage_rl(model, processor, sizes: MethodSizes, seed: int, scratch: str, callbacks=()):
     """GRPO on the hard tasks, on the dense model, as published."""
     rows = stage_rows(THINKING_MIX, max(sizes.prompts * 3, sizes.rl_batch), "train", seed + 2)
     arguments = training_arguments(sizes.rl_steps, seed, scratch) | {
@@ -144,6 +144,7 @@ def stage_rl(model, processor, sizes: MethodSizes, seed: int, scratch: str):
         MetisHomeGRPOConfig(**arguments),
         train_dataset=rows.remove_columns(["completion", "thinking"]),
         processing_class=processor,
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
