@@ -18,6 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration as Dense
 
+from hf_metis_home import __version__
 from hf_metis_home._folders import staged_folder
 from hf_metis_home.cli.upcycle import main as upcycle_command
 from hf_metis_home.conversion import export_checkpoint, upcycle, upcycle_checkpoint
@@ -502,7 +503,11 @@ def test_record(tmp_path, in_shards, thinking, non_thinking):
     assert command.startswith("metis-home upcycle --model_name_or_path ") and f"'{tmp_path / 'out put'}'" in command
     for word in ("--thinking_model", "--non_thinking_model", "--shared_from mean", "--router_layer 1"):
         assert word in command
-    assert record.pop("versions") == {"transformers": transformers.__version__, "torch": torch.__version__}
+    assert record.pop("versions") == {
+        "hf-metis-home": __version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
     assert {name: record[name] for name in sources} == {name: str(path) for name, path in sources.items()}
     assert (record["layout"], record["shared_from"], record["router_layer"]) == ("legacy", "mean", 1)
     assert record["stored_head"] is True and record["thinking_adapter"] is None

@@ -87,6 +87,7 @@ def test_mixed_batch_equals_dense_rows(models, strategy):
         assert_same(found[row], answers(twins[flag], single(row), **kwargs)[0])
 
 
+@pytest.mark.slow  # quanto compiles its kernels at the first use
 @QUANTISED_CACHE
 @pytest.mark.parametrize("kwargs", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
 @pytest.mark.parametrize("backend", QUANTISED)

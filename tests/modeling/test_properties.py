@@ -46,7 +46,7 @@ def real(logits, inputs, row=0):
 
 
 def assert_close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)  # sums in another order, of logits up to 1
 
 
 @FEW
