@@ -43,7 +43,7 @@ def test_names_of_weights(tmp_path):
         for p in projections
     }
     assert {name for name in names if ".language_model." in name and ".mlp." in name} == shared | branches
-    assert {name.rsplit(".", 2)[1] for name in names if ".router." in name} == {"query", "up_proj", "score"}
+    assert {name.rsplit(".", 2)[1] for name in names if ".router." in name} == {"up_proj", "score"}
     assert any(name.startswith("model.visual.") for name in names)
 
 
@@ -63,4 +63,4 @@ def test_shapes_of_the_7b_model():
         kind = "branch" if ".mlp.thinking." in name else "router" if ".router." in name else "other"
         sizes[kind] += parameter.numel()
     assert sizes["branch"] == 28 * 3 * 3584 * 18944
-    assert sizes["router"] == 4 * 3584 + 4 * 3584 * 256 + 256 + 2 * 256 + 2
+    assert sizes["router"] == 2 * 3584 * 256 + 256 + 2 * 256 + 2
