@@ -107,7 +107,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal):
     here.type("\x03")
     assert re.search(r"\d+ tokens in [\d.]+ s, stopped", here.until("stopped"))
     here.until("> ")
-    here.type("half a line\x03")
+    here.type("half a line")
+    here.until("half a line")  # shown by who waits for keys: earlier, Ctrl-C would be noticed at the next key only
+    here.type("\x03")
     here.until("/quit or Ctrl-D leaves the chat")
     here.type("and?\n")
     here.until("no")
