@@ -15,7 +15,7 @@ from .space_server import link_requirements, serve
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PRESENT, reason="needs Debian's chromium and chromium-driver"),
+    pytest.mark.skipif(not PRESENT, reason="needs a browser: apt-get install chromium chromium-driver"),
 ]
 
 

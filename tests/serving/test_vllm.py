@@ -27,7 +27,7 @@ from .common import CHAT, ROOT, chat, data_url, free_port, image_part, picture, 
 VLLM = os.environ.get("METIS_HOME_VLLM")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not VLLM, reason="METIS_HOME_VLLM does not name the command of a vLLM"),
+    pytest.mark.skipif(not VLLM, reason="needs vLLM, which wants another transformers: make test-serving VLLM=..."),
 ]
 KINDS = {"ffn": {}, "lora": {"branch_kind": "lora", "branch_rank": 4, "branch_alpha": 4.0}}
 QUESTION = "which digit is at the top left?"

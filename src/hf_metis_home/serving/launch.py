@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -71,19 +72,11 @@ def serve_transformers(
     command = [sys.executable, "-m", "hf_metis_home.serving.transformers_engine", "serve", f"./{model.name}"]
     command += ["--host", LOCAL, "--port", str(engine_port), *engine_args]
     # From beside the folder, so that answers name the model without saying where it lies.
-    engine = subprocess.Popen(command, cwd=model.parent, start_new_session=True)
-    try:
+    with _running(command, cwd=model.parent) as engine:
         middleware = RouterMiddleware(Proxy(f"http://{LOCAL}:{engine_port}"), settings)
         middleware.router.start()  # loads while the engine does
         if _is_ready(engine, engine_port, start_seconds):
             asyncio.run(_run_proxy(middleware, host, port, engine))
-    except KeyboardInterrupt:
-        pass
-    finally:
-        ended = engine.poll()
-        _stop(engine)
-    if ended is not None:
-        raise ChildProcessError(f"The engine ended by itself, with exit code {ended}. What it printed stands above.")
 
 
 def serve_vllm(
@@ -104,18 +97,25 @@ def serve_vllm(
         environment = {**os.environ, SETTINGS_VARIABLE: str(path)}
         if key := os.environ.get(KEY_VARIABLE):
             environment["VLLM_API_KEY"] = key
-        engine = subprocess.Popen(command, env=environment, start_new_session=True)
-        try:
+        with _running(command, env=environment) as engine:
             if _is_ready(engine, port, start_seconds, host):
                 print_ready(host, port, settings.model_name)
                 engine.wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            ended = engine.poll()
-            _stop(engine)
+
+
+@contextmanager
+def _running(command: list[str], **options):
+    """An engine that is stopped at the end, or by Ctrl-C. An error where it ended by itself."""
+    engine = subprocess.Popen(command, start_new_session=True, **options)
+    try:
+        yield engine
+    except KeyboardInterrupt:
+        pass
+    finally:
+        ended = engine.poll()
+        _stop(engine)
     if ended is not None:
-        raise ChildProcessError(f"vLLM ended by itself, with exit code {ended}. What it printed stands above.")
+        raise ChildProcessError(f"The engine ended by itself, with exit code {ended}. What it printed stands above.")
 
 
 def find_vllm() -> str:
