@@ -1,12 +1,12 @@
 """
 Do branches gain accuracy where the width of the feed-forward network binds?
 
-A quarter of the miniature's width, random weights at the start, long joint training on rows of both modes in
+A fraction of the miniature's width (384), random weights at the start, long joint training on rows of both modes in
 contradictory conventions: digits within a thought, letters in direct answers. Two branches against one dense model of
 the same width, and against one whose network is as wide as both branches together.
 
 ```bash
-python -m benchmarks.evidence.capacity --seed 0 --output runs/evidence/capacity_0.json
+python -m benchmarks.evidence.capacity --width 96 --seed 0 --output runs/evidence/capacity_0.json
 ```
 """
 
@@ -24,9 +24,8 @@ from hf_metis_home.lab.tasks import TASKS
 from .common import BATCH, Results, answers, arguments, questions, share, taught, train
 
 
-WIDTH = 96
 STEPS = 2500
-ARMS = {"dense": WIDTH, "hybrid": WIDTH, "dense, twice as wide": 2 * WIDTH}
+ARMS = {"dense": 1, "hybrid": 1, "dense, twice as wide": 2}  # times the width
 
 
 def build(width: int, seed: int):
@@ -42,17 +41,19 @@ def build(width: int, seed: int):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments("capacity", __doc__.splitlines()[1], argv, tuple(ARMS), base=False)
+    options = {"--width": {"type": int, "default": 96, "help": "Of the feed-forward networks."}}
+    args = arguments("capacity", __doc__.splitlines()[1], argv, tuple(ARMS), base=False, options=options)
     results = Results(args.output)
     steps = 2 if args.smoke else STEPS
     rows = taught(stage_rows(THINKING_MIX | DIRECT_MIX, (steps * BATCH) // 2, "train", args.seed + 1))
     test = questions(TASKS, 3 if args.smoke else 150, "test", args.seed)
-    for arm in args.arms:
+    for kind in args.arms:
+        arm = f"width {args.width}, {kind}"
         if arm in results:
             continue
         started = time.perf_counter()
-        model, processor = build(ARMS[arm], args.seed)
-        if arm == "hybrid":
+        model, processor = build(ARMS[kind] * args.width, args.seed)
+        if kind == "hybrid":
             model = upcycle(model, processor, seed=args.seed)
         model = train(model, processor, rows, steps, args.seed)
         record = {"seconds": round(time.perf_counter() - started)}

@@ -34,7 +34,9 @@ BATCH = 32  # rows per step of supervised training
 LETTERS = "abcdefghij"  # a digit in the second convention
 
 
-def arguments(name: str, description: str, argv: list[str] | None, arms=(), base=True) -> argparse.Namespace:
+def arguments(
+    name: str, description: str, argv: list[str] | None, arms=(), base=True, options: dict[str, dict] | None = None
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.evidence.{name}", description=description)
     if base:
         parser.add_argument("--base", type=Path, required=True, help="Dense base of a demo: model and processor.")
@@ -43,6 +45,8 @@ def arguments(name: str, description: str, argv: list[str] | None, arms=(), base
     parser.add_argument("--smoke", action="store_true", help="A few steps and questions: figures mean nothing.")
     if arms:
         parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms), help="Those to run, in this order.")
+    for flag, settings in (options or {}).items():
+        parser.add_argument(flag, **settings)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     datasets.disable_progress_bars()

@@ -204,9 +204,10 @@ def capacity(runs: list[dict]) -> None:
         found = having(runs, arm)
         print(row(arm, *(cell([100 * right(run[arm][mode], tasks).mean() for run in found]) for mode, tasks in asked)))
     for other in arms:
-        if (found := having(runs, "hybrid", other)) and other != "hybrid":
+        hybrid = other.partition(", ")[0] + ", hybrid"
+        if (found := having(runs, hybrid, other)) and other != hybrid:
             for name, tasks in pools.items():
-                sides = [[right(run[arm]["free"], tasks) for run in found] for arm in ("hybrid", other)]
+                sides = [[right(run[arm]["free"], tasks) for run in found] for arm in (hybrid, other)]
                 print(f"11 hybrid - {other}, {name}:", difference(*sides))
 
 
