@@ -46,8 +46,10 @@ def operations(model: MetisHomeForConditionalGeneration, tokens: int, route: boo
             text(**inputs, route_only=True)
         else:
             model.lm_head(text(**inputs, thinking=True, use_cache=False).last_hidden_state[:, -1:])
-    # The router's two products of a vector with a matrix; it does not run without storage.
-    router = sum(2 * weight.numel() for weight in text.router.parameters() if weight.ndim == 2)
+    # The router does not run without storage: two products of a vector with a matrix, and its queries meet every token
+    # twice, to weigh it and to sum it up.
+    router = sum(2 * layer.weight.numel() for layer in (text.router.up_proj, text.router.score))
+    router += 2 * tokens * 2 * text.router.query.weight.numel()
     return counter.get_total_flops() + (router if route else 0)
 
 

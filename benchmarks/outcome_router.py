@@ -45,7 +45,8 @@ BOOTSTRAPS = 2000
 
 def train_hybrid(base, processor, seed: int, steps: int, rows: int, router_layer: int):
     """Two branches on all tasks: each family in its mode, a tenth in the other, `located` half and half."""
-    model = upcycle(base, processor, seed=seed, router_layer=router_layer)
+    # The pooling of the figures in docs/experiments.md, the default at the time.
+    model = upcycle(base, processor, seed=seed, router_layer=router_layer, router_pooling="modality_mean")
     located = dict.fromkeys(LOCATED_TASKS, 10)
     thinking = {"chain": 22, "squares": 12, **located, "digits": 1, "words": 1}
     direct = {**{task: share for task, share in DIRECT_MIX.items() if task not in LOCATED_TASKS}, **located}

@@ -15,13 +15,13 @@ import time
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from hf_metis_home import MetisHomeConfig, upcycle
+from hf_metis_home import MetisHomeConfig
 from hf_metis_home.conversion.chat_template import prepare_processor
 from hf_metis_home.lab.miniature import build_miniature
 from hf_metis_home.lab.stages import DIRECT_MIX, THINKING_MIX, stage_rows
 from hf_metis_home.lab.tasks import TASKS
 
-from .common import BATCH, Results, answers, arguments, questions, share, taught, train
+from .common import BATCH, Results, answers, arguments, hybrid_of, questions, share, taught, train
 
 
 STEPS = 2500
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         model, processor = build(ARMS[kind] * args.width, args.seed)
         if kind == "hybrid":
-            model = upcycle(model, processor, seed=args.seed)
+            model = hybrid_of(model, processor, args.seed)
         model = train(model, processor, rows, steps, args.seed)
         record = {"seconds": round(time.perf_counter() - started)}
         for mode, forced in {"free": None, "thinking": True, "direct": False}.items():

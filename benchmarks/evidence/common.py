@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditionalGeneration
 from trl import SFTConfig, SFTTrainer
 
-from hf_metis_home import MetisHomeConfig
+from hf_metis_home import MetisHomeConfig, upcycle
 from hf_metis_home.conversion.chat_template import prepare_processor
 from hf_metis_home.data import opening_text, opening_token_ids, parse_completion, render_completion
 from hf_metis_home.data.prompts import conversation_of
@@ -32,6 +32,8 @@ from hf_metis_home.trainers import (
 
 BATCH = 32  # rows per step of supervised training
 LETTERS = "abcdefghij"  # a digit in the second convention
+# Of the hybrids, where nothing else is said: the default while the hypotheses were stated and the results were made.
+POOLING = "modality_mean"
 
 
 def arguments(
@@ -95,6 +97,11 @@ def load_base(folder: Path):
     processor = AutoProcessor.from_pretrained(folder)
     prepare_processor(processor, MetisHomeConfig())
     return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder).eval(), processor
+
+
+def hybrid_of(base, processor, seed: int, **options):
+    """The base with two branches, its router pooled by `POOLING` unless `options` say otherwise."""
+    return upcycle(base, processor, seed=seed, **{"router_pooling": POOLING, **options})
 
 
 def in_convention(task: str, solution: str) -> str:

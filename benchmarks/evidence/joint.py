@@ -15,11 +15,10 @@ import time
 import torch
 from datasets import concatenate_datasets
 
-from hf_metis_home import upcycle
 from hf_metis_home.lab.stages import stage_rows
 from hf_metis_home.lab.tasks import TASKS
 
-from .common import BATCH, Results, answers, arguments, load_base, prompts, questions, share, train
+from .common import BATCH, Results, answers, arguments, hybrid_of, load_base, prompts, questions, share, train
 
 
 UNSEEN = ("squares", "words")
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         model = copy.deepcopy(base)
         if options is not None:
-            model = upcycle(model, processor, seed=args.seed, **options)
+            model = hybrid_of(model, processor, args.seed, **options)
             if "detached" in arm:
                 detach_router(model)
         model = train(model, processor, rows, steps, args.seed)

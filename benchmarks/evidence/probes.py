@@ -16,7 +16,6 @@ import time
 import torch
 import torch.nn.functional as F
 
-from hf_metis_home import upcycle
 from hf_metis_home.evaluation.outcomes import collect_outcomes
 from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, TASKS, make_dataset
 from hf_metis_home.modeling.modeling_metis_home import MetisHomeRouter
@@ -28,7 +27,7 @@ from hf_metis_home.trainers.router_preferences import (
 )
 from hf_metis_home.trainers.router_training import layer_logits, train_layers
 
-from .common import Results, arguments, load_base, prompts, questions
+from .common import Results, arguments, hybrid_of, load_base, prompts, questions
 from .joint import SEEN
 
 
@@ -160,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     data = make_dataset(dict.fromkeys(SEEN, count), "train", args.seed + 11)
     for name in args.arms:
         started = time.perf_counter()
-        model = upcycle(base, processor, seed=args.seed)
+        model = hybrid_of(base, processor, args.seed)
         if MODELS[name] is not None:
             command, arm = MODELS[name]
             trained = Results(args.output.with_name(f"{command}_{args.seed}.json"))

@@ -14,12 +14,11 @@ import time
 
 from datasets import concatenate_datasets
 
-from hf_metis_home import upcycle
 from hf_metis_home.lab.stages import DIRECT_MIX, THINKING_MIX, stage_rows
 from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, TASKS
 from hf_metis_home.trainers.fit_router import fit_router
 
-from .common import BATCH, Results, answers, arguments, load_base, questions, reinforce, share, taught, train
+from .common import BATCH, Results, answers, arguments, hybrid_of, load_base, questions, reinforce, share, taught, train
 
 
 FFN = ["gate_proj", "up_proj", "down_proj"]
@@ -53,7 +52,7 @@ class Story:
         return self.results.load(arm, copy.deepcopy(self.base))
 
     def hybrid(self, kind: str):
-        return upcycle(self.dense("shipped"), self.processor, seed=self.seed, **BRANCHES[kind])
+        return hybrid_of(self.dense("shipped"), self.processor, self.seed, **BRANCHES[kind])
 
     def finish(self, arm: str, model, started: float, convention: bool = True) -> None:
         """Answers of a trained model in both modes forced, and as it chooses; of a hybrid, its router fitted first."""

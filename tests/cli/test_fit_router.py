@@ -96,7 +96,7 @@ def test_only_the_router_is_new(tmp_path, kind, rows, capsys):
     assert before.keys() == after.keys()
     assert all(after[name].dtype == tensor.dtype for name, tensor in before.items())
     changed = {name.removeprefix(ROUTER) for name, tensor in before.items() if not torch.equal(after[name], tensor)}
-    assert changed == {"up_proj.weight", "up_proj.bias", "score.weight", "score.bias"}
+    assert changed == {"query.weight", "up_proj.weight", "up_proj.bias", "score.weight", "score.bias"}
     defaults = [json.loads((folder / "generation_config.json").read_text()) for folder in (hybrid, out)]
     assert defaults[0] == defaults[1]
     assert all(check.ok is not False for check in validate_checkpoint(out))

@@ -4,9 +4,9 @@ import json
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.data.prompts_common import WRONG, right
+from tests.http_server import LocalServer, QuietHandler
 
 
 def reply_of(*texts) -> dict:
@@ -19,7 +19,7 @@ def sums(request: dict) -> dict:
     return reply_of(*([right(number)] + [WRONG] * 20)[: request["n"]])
 
 
-class ChatServer:
+class ChatServer(LocalServer):
     """
     Answers with `answer(request)`: a dict, raw bytes, a number for an HTTP error, or None to hang up. Keeps requests.
     """
@@ -28,7 +28,7 @@ class ChatServer:
         self.requests, self.headers, self.most_at_once, self._now = [], [], 0, 0
         lock, outer = threading.Lock(), self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
@@ -47,22 +47,7 @@ class ChatServer:
                 key = self.headers.get("Authorization", "")
                 error = f"no such model, key {key}".encode()
                 body = error if status != 200 else reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.send(status, body)
 
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
+        self.url += "/v1"

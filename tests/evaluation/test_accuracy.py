@@ -34,7 +34,7 @@ def hybrid():
     with torch.random.fork_rng():
         torch.manual_seed(5)
         torch.nn.init.normal_(model.model.language_model.router.score.weight, std=2.0)
-    model.config.thinking_threshold = 0.36  # among the probabilities of the rows
+    model.config.thinking_threshold = 0.58  # among the probabilities of the rows
     return model, processor
 
 

@@ -121,8 +121,8 @@ def test_parameter_counts_of_the_real_models(size, router_layer):
     hybrid.tie_weights()
     dense.tie_weights()
     assert dense.num_parameters() == dense_count(size)
-    pooled, width = 2 * hidden, config.text_config.router_hidden_size
-    router = pooled * width + width + 2 * width + 2
+    queries, width = 4, config.text_config.router_hidden_size
+    router = queries * hidden + queries * hidden * width + width + 2 * width + 2
     assert hybrid.num_parameters() == dense_count(size) + (layers - router_layer) * 3 * hidden * ffn + router
 
 

@@ -1,9 +1,12 @@
 """Saved and loaded weights are the same weights, under the names the documentation gives."""
 
+import json
+
 import pytest
 import torch
 
 from hf_metis_home.modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
+from hf_metis_home.modeling.configuration_metis_home import ROUTER_POOLINGS
 
 from .tiny import TOKEN_IDS, VISION_CONFIG, batch, prompt_ids, text_config, tiny_hybrid
 
@@ -43,8 +46,20 @@ def test_names_of_weights(tmp_path):
         for p in projections
     }
     assert {name for name in names if ".language_model." in name and ".mlp." in name} == shared | branches
-    assert {name.rsplit(".", 2)[1] for name in names if ".router." in name} == {"up_proj", "score"}
+    assert {name.rsplit(".", 2)[1] for name in names if ".router." in name} == {"query", "up_proj", "score"}
     assert any(name.startswith("model.visual.") for name in names)
+
+
+@pytest.mark.parametrize("pooling", [None, *ROUTER_POOLINGS])
+def test_a_folder_names_its_pooling(tmp_path, pooling):
+    """The default too, so that folders mean the same when another becomes the default."""
+    model = tiny_hybrid(**({} if pooling is None else {"router_pooling": pooling}))
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["text_config"]["router_pooling"]
+    assert saved == (pooling or "attention")
+    loaded = MetisHomeForConditionalGeneration.from_pretrained(tmp_path)
+    inputs = batch([prompt_ids(0)])
+    torch.testing.assert_close(loaded.route(**inputs).logits, model.route(**inputs).logits, rtol=0, atol=1e-5)
 
 
 def test_shapes_of_the_7b_model():
@@ -63,4 +78,4 @@ def test_shapes_of_the_7b_model():
         kind = "branch" if ".mlp.thinking." in name else "router" if ".router." in name else "other"
         sizes[kind] += parameter.numel()
     assert sizes["branch"] == 28 * 3 * 3584 * 18944
-    assert sizes["router"] == 2 * 3584 * 256 + 256 + 2 * 256 + 2
+    assert sizes["router"] == 4 * 3584 + 4 * 3584 * 256 + 256 + 2 * 256 + 2

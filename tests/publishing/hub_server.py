@@ -9,13 +9,14 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
+
+from tests.http_server import LocalServer, QuietHandler
 
 
 TOKENS = {"hf_write": "write", "hf_read": "read"}
@@ -47,7 +48,7 @@ class Repository:
         return ref
 
 
-class HubServer:
+class HubServer(LocalServer):
     """
     Repositories by id, LFS objects by SHA-256, and every request as `(method, path)`. With `uses_lfs` off, all files
     are plain ones; what is in `ignored` is left out of commits.
@@ -66,7 +67,7 @@ class HubServer:
         self.on_put, self.ignored = on_put, set()
         lock, hub = threading.Lock(), self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self, method: str) -> None:
@@ -84,17 +85,8 @@ class HubServer:
                 if status is None:
                     self.close_connection = True
                     return
-                self.send(status, reply, method)
-
-            def send(self, status: int, reply, method: str) -> None:
                 headers, content = ({}, reply) if not isinstance(reply, tuple) else reply
-                content = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if method != "HEAD":
-                    self.wfile.write(content)
+                self.send(status, content if isinstance(content, bytes) else json.dumps(content).encode(), headers)
 
             def read_body(self) -> bytes:
                 if self.headers.get("Transfer-Encoding") != "chunked":
@@ -110,20 +102,7 @@ class HubServer:
                 lambda self, method=method: self.answer(method) for method in ("GET", "POST", "PUT", "HEAD")
             )
 
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def count(self, method: str, part: str) -> int:
         return sum(m == method and part in path for m, path in self.requests)

@@ -1,6 +1,7 @@
 """The router alone: it learns what rows say, everything else stays, and the figures are those of its decisions."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,11 +70,11 @@ def saturate(model, processor, rows) -> None:
     fit_router(model, processor, [{**row, "thinking": not row["thinking"]} for row in rows])
     score = model.model.language_model.router.score
     for parameter in (score.weight, score.bias):
-        parameter.data *= 20
+        parameter.data *= 40
 
 
 @pytest.mark.parametrize(
-    "options", [*KINDS.values(), *({"router_pooling": pooling} for pooling in ("mean", "attention"))], ids=str
+    "options", [*KINDS.values(), *({"router_pooling": pooling} for pooling in ("mean", "modality_mean"))], ids=str
 )
 def test_labels_are_learned_and_nothing_else_moves(options):
     model, processor = make_hybrid(**options)
@@ -88,7 +89,7 @@ def test_labels_are_learned_and_nothing_else_moves(options):
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     router = "model.language_model.router."
     names = ["up_proj.weight", "up_proj.bias", "score.weight", "score.bias"]
-    names += ["query.weight"] * (options.get("router_pooling") == "attention")
+    names += ["query.weight"] * ("router_pooling" not in options)  # learned queries are the default
     assert changed == {router + name for name in names}
     assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -117,7 +118,7 @@ def test_figures_are_those_of_the_model():
 
 
 def test_tokens_are_read_as_the_model_reads_them():
-    model, processor = make_hybrid(router_pooling="attention")
+    model, processor = make_hybrid()
     router = model.model.language_model.router
     torch.nn.init.normal_(router.query.weight)
     torch.nn.init.normal_(router.score.weight)
@@ -126,6 +127,22 @@ def test_tokens_are_read_as_the_model_reads_them():
     logits = router_training.token_logits(router, weights, [tokens[number] for number in range(len(ROWS))])
     expected = model.route(**prompt_inputs(processor, ROWS)).logits
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_more_tokens_than_memory_holds_are_refused(monkeypatch):
+    """After the first prompts, by what they took and what is free."""
+    free = SimpleNamespace(available=0)
+    monkeypatch.setattr(router_training.psutil, "virtual_memory", lambda: free)
+    model, processor = make_hybrid()
+    counts: list[int] = []
+    tokens = router_training.read_prompts(model, processor, ROWS[:8], range(8))  # nothing is left to be read
+    free.available = needed = 4 * sum(prompt.nbytes for prompt in tokens.values())
+    fit_router(model, processor, ROWS[:8] * 5, steps=1)
+    free.available -= 1
+    with pytest.raises(ValueError, match=r"`rows` are 40 prompts, whose tokens need about .* GB, but after 8 of them"):
+        fit_router(model, processor, ROWS[:8] * 5, progress=counts.append)
+    assert needed > 1000 and counts == []
+    assert not model.model.language_model.router._forward_pre_hooks
 
 
 def test_features_that_hardly_vary_are_not_blown_up():
@@ -241,7 +258,7 @@ def test_outcomes_without_both_branches_are_skipped():
     model, processor = make_hybrid()
     table = [outcome(number, (hard, not hard), (20, 10)) for number, hard in enumerate(is_hard().tolist())]
     table[3]["correct_non_thinking"], table[5]["tokens_thinking"] = None, None
-    fit = fit_router(model, processor, with_task(ROWS), outcomes=Dataset.from_list(table[:36]))
+    fit = fit_router(model, processor, with_task(ROWS), outcomes=Dataset.from_list(table[:36]), steps=1)
     assert (fit.fitted_rows + fit.held_out_rows, fit.skipped_rows) == (34, 6)
 
 

@@ -63,8 +63,8 @@ def write_run(
 
     It holds `arguments`, `versions`, `date`, `model` (name, hash of its configuration, of a local folder the
     fingerprint of its weights, type, and what is wrong with its calibration), `questions_sha256`,
-    `thinking_threshold`, `tasks` (where those from the Hub come from), `rows`, `failed`, `seconds` (of the last run,
-    if it was interrupted) and `seconds_generating` (of all answers, inside `generate`).
+    `thinking_threshold`, `tasks` (where those from the Hub come from), `rows`, `failed`, `seconds_last_run` (since the
+    last interruption, if there was one) and `seconds_generating` (of all answers, inside `generate`).
     """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -89,7 +89,7 @@ def write_run(
         "tasks": sources,
         "rows": len(outcomes),
         "failed": sum(error is not None for error in outcomes["error"]),
-        "seconds": round(seconds, 3),
+        "seconds_last_run": round(seconds, 3),
         "seconds_generating": round(sum(value for value in generating if value is not None), 3),
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

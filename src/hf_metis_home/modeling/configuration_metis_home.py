@@ -60,10 +60,11 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
             (text and projected vision features). The paper splits every layer (`0`) and does not say what its router
             reads; the default is our choice, from the measurement in `docs/experiments.md`. With
             `k == num_hidden_layers` there is no branch: the model is a router alone, which can `route()` and no more.
-        router_pooling (`str`, *optional*, defaults to `"modality_mean"`):
+        router_pooling (`str`, *optional*, defaults to `"attention"`):
             How the prompt's hidden states become one vector. `"mean"`: the mean over all tokens; `"modality_mean"`:
             one mean over text tokens and one over vision tokens, side by side; `"attention"`: four learned queries
-            that weigh the tokens. Every token is normalised first.
+            that weigh the tokens, and on frozen parts find details of the image that means miss (`docs/evidence.md`).
+            Every token is normalised first.
         router_hidden_size (`int`, *optional*, defaults to 256):
             Width of the router's hidden layer.
         only_branch (`str`, *optional*):
@@ -77,7 +78,7 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
     branch_alpha: float = 32.0
     branch_projections: list[str] | tuple[str, ...] = FFN_PROJECTIONS
     router_layer: int = 1
-    router_pooling: str = "modality_mean"
+    router_pooling: str = "attention"
     router_hidden_size: int = 256
     only_branch: str | None = None
 

@@ -78,7 +78,7 @@ def fit_router(
     outcomes by [`~trainers.router_losses.regret_loss`].
 
     With attention the hidden states of all prompts are kept in memory, `hidden_size` numbers per token in the model's
-    dtype: 2 GB for 1,000 prompts of 500 tokens at the 3B's 2,048 in bfloat16.
+    dtype: 2 GB for 1,000 prompts of 500 tokens at the 3B's 2,048 in bfloat16. Too many are refused once a few are read.
 
     Args:
         model ([`MetisHomeForConditionalGeneration`] or [`MetisHomeModel`]):
@@ -114,7 +114,7 @@ def fit_router(
     Raises:
         ValueError: no rows; labels or outcomes that are missing, NaN or out of range; no outcome that belongs to a row;
             fewer than two questions for one of the branches; gains that are all 0; an option out of range; prompts that
-            the model turns into NaN. The model is then as it was.
+            the model turns into NaN, or whose tokens will not fit into memory. The model is then as it was.
 
     Example:
 

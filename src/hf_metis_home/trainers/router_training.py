@@ -1,14 +1,15 @@
 """
 What goes on inside [`fit_router`]: prompts are read once, and the router's layers are trained on them.
 
-With fixed pooling a prompt is one vector, and two layers are trained. With `router_pooling="attention"` a prompt is its
-tokens, and the pooling's queries are trained with the layers: the first queries look at everything alike, which hides
-a detail of the image from any layer behind them.
+With `router_pooling="attention"` a prompt is its tokens, and the pooling's queries are trained with the layers: the
+first queries look at everything alike, which hides a detail of the image from any layer behind them. With fixed pooling
+a prompt is one vector, and two layers are trained.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
@@ -35,10 +36,11 @@ def read_prompts(
     it may read, of shape `(T, hidden_size)`, in the model's dtype.
 
     Raises:
-        ValueError: a row without a prompt, or one that the model turns into NaN or infinity.
+        ValueError: a row without a prompt, or one that the model turns into NaN or infinity; tokens that will not fit
+            into the memory that is free, as far as the prompts read so far tell.
     """
     router = getattr(model, "model", model).language_model.router
-    features, read = {}, []
+    features, read, kept = {}, [], 0
     if router.pooling == "attention":
         handle = router.register_forward_pre_hook(
             lambda module, inputs: read.append([tokens[mask].cpu() for tokens, mask in zip(*inputs[:2], strict=True)])
@@ -55,6 +57,9 @@ def read_prompts(
             prompts = [{**row, "images": row.get("images") or []} for row in prompts]
             model.route(**prompt_inputs(processor, prompts).to(model.device))
             features |= zip(batch, read.pop(), strict=True)
+            if router.pooling == "attention":
+                kept += sum(features[number].nbytes for number in batch)
+                _check_memory(kept, len(features), len(numbers))
             if progress is not None:
                 progress(len(batch))
     finally:
@@ -65,6 +70,17 @@ def read_prompts(
             f"{broken[0]}. Load it in float32 or bfloat16, and check its weights and images."
         )
     return features
+
+
+def _check_memory(kept: int, done: int, count: int) -> None:
+    """An error where the prompts that are still to be read will need more bytes than are free; `kept` are of `done`."""
+    needed, free = kept / done * (count - done), psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"`rows` are {count:,} prompts, whose tokens need about {kept / done * count / 1e9:,.1f} GB, but after "
+            f"{done:,} of them {free / 1e9:,.1f} GB of memory are free. With `router_pooling='attention'` all tokens "
+            "are kept. Give fewer rows or smaller images, or fit on a machine with more memory."
+        )
 
 
 def train_layers(
