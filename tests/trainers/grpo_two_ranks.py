@@ -100,9 +100,9 @@ def sharded_gradients(ranks: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder, told_answers(split=True):
         options = {**OPTIONS, "rollout_branch": "router", "router_objective": "policy_gradient", "trainable": "all"}
-        trainer = make_grpo(
-            folder, None, make_prompts(2, images=(1,)), [parity], per_device_train_batch_size=8 // ranks, **options
-        )  # fmt: skip
+        # One group on both ranks: within a branch what is above the mean and below it tells the router nothing.
+        options |= {"num_generations": 8, "per_device_train_batch_size": 8 // ranks}
+        trainer = make_grpo(folder, None, make_prompts(1, images=(1,)), [parity], **options)
         batch, model = first_batch(trainer), trainer.model
         if ranks > 1:
             mesh = dist.init_device_mesh("cpu", (ranks,))

@@ -38,6 +38,8 @@ def labelled(count: int = 40, hard=True, easy=False) -> list[dict]:
 
 
 ROWS = labelled()
+# With the queries, on tokens, and without, on one vector per prompt.
+BOTH_WAYS_OF_TRAINING = pytest.mark.parametrize("pooling", ["attention", "modality_mean"])
 
 
 def outcome(identity, correct, tokens, sample=0, task="test") -> dict:
@@ -70,7 +72,7 @@ def saturate(model, processor, rows) -> None:
     fit_router(model, processor, [{**row, "thinking": not row["thinking"]} for row in rows])
     score = model.model.language_model.router.score
     for parameter in (score.weight, score.bias):
-        parameter.data *= 40
+        parameter.data *= 25
 
 
 @pytest.mark.parametrize(
@@ -237,9 +239,10 @@ def expected_regret(router_logits, target, weight=None):
     return ((target * (1 - p) + (1 - target) * p) * (1 if weight is None else weight)).mean()
 
 
+@BOTH_WAYS_OF_TRAINING
 @pytest.mark.parametrize("loss", ["regret_loss", "expected_regret"])
-def test_a_router_that_is_sure_and_wrong_recovers(loss, monkeypatch):
-    model, processor = make_hybrid()
+def test_a_router_that_is_sure_and_wrong_recovers(loss, pooling, monkeypatch):
+    model, processor = make_hybrid(router_pooling=pooling)
     saturate(model, processor, ROWS)
     wrong = probabilities(model, processor)
     assert torch.equal(wrong < 0.5, is_hard()) and torch.minimum(wrong, 1 - wrong).max() < 1e-15
@@ -401,9 +404,10 @@ def test_a_dense_model_has_no_router():
         fit_router(*tiny_word_level(), ROWS)
 
 
-def test_a_fit_that_helps_nothing_keeps_the_router():
+@BOTH_WAYS_OF_TRAINING
+def test_a_fit_that_helps_nothing_keeps_the_router(pooling):
     """The held-out rows say the opposite of the others, so that every step makes it worse on them."""
-    model, processor = make_hybrid()
+    model, processor = make_hybrid(router_pooling=pooling)
     fit_router(model, processor, ROWS)
     before = router_of(model)
     _, held_out = split_questions(preferences_from_labels(ROWS), 0.2, 0)

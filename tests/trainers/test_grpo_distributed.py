@@ -50,4 +50,4 @@ def test_sharded_ranks_on_different_branches(tmp_path):
     found, alone = run("fsdp", tmp_path), sharded_gradients(ranks=1)
     for name, gradient in alone.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=0, msg=name)
-        assert gradient.any(), name
+        assert gradient.abs().max() > 1e-4, name  # and not of rounding alone
