@@ -53,6 +53,11 @@ def hybrid_folder(model_name_or_path: str) -> tuple[Path, float]:
     """The folder of a two-branch model, and its threshold. An error where it is another kind of model."""
     folder = resolve_folder(model_name_or_path, "model_name_or_path")
     config = read_config(folder, "model_name_or_path", HYBRID)
+    if config.text_config.router_layer == config.text_config.num_hidden_layers:
+        raise ValueError(
+            f"`model_name_or_path` is {model_name_or_path!r}, a router alone, which has no branches to answer with. Pass "
+            "the two-branch model that it was exported from; `serve` exports the router itself."
+        )
     return Path(folder).resolve(), config.thinking_threshold
 
 
@@ -71,6 +76,7 @@ def serve_transformers(
     engine_port = _free_port()
     command = [sys.executable, "-m", "hf_metis_home.serving.transformers_engine", "serve", f"./{model.name}"]
     command += ["--host", LOCAL, "--port", str(engine_port), *engine_args]
+    print(f"Starting `transformers serve` on port {engine_port}, for the router alone. What it prints:", flush=True)
     # From beside the folder, so that answers name the model without saying where it lies.
     with _running(command, cwd=model.parent) as engine:
         middleware = RouterMiddleware(Proxy(f"http://{LOCAL}:{engine_port}"), settings)
@@ -95,6 +101,7 @@ def serve_vllm(
         path = Path(place) / "serving.json"
         settings.write(path)
         environment = {**os.environ, SETTINGS_VARIABLE: str(path)}
+        print("Starting vLLM. What it prints:", flush=True)
         if key := os.environ.get(KEY_VARIABLE):
             environment["VLLM_API_KEY"] = key
         with _running(command, env=environment) as engine:
