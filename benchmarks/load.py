@@ -20,10 +20,12 @@ import httpx
 
 from hf_metis_home.data import parse_completion
 from hf_metis_home.data.answers import answers_match
+from hf_metis_home.data.completions import END_THINK, THINK
 from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, TASKS, make_row
 
 
 WITHOUT_IMAGE = 4  # every such question is asked in words alone, which nobody can answer: traffic, not a task
+TEXTS = ("reasoning_content", "reasoning", "content")  # of a delta; engines that know a thought name it differently
 SECONDS = 600.0  # without a word from the server
 
 
@@ -35,7 +37,10 @@ class Question:
 
 @dataclass
 class Answer:
-    """Times in seconds since the question was sent; branch and source as the router's headers say, if there is one."""
+    """
+    Times in seconds since the question was sent; branch and source as the router's headers say, if there is one; the
+    text with the thought that some engines send apart from it, and without the tags around it, which those leave out.
+    """
 
     text: str
     tokens: int
@@ -109,7 +114,7 @@ async def _drive(url: str, questions: list[Question], clients: int, fields: dict
 async def _ask(client: httpx.AsyncClient, question: Question, fields: dict) -> Answer:
     messages = [{"role": "user", "content": question.content}]
     body = {"messages": messages, "stream": True, "temperature": 0.0, "max_tokens": MAX_ANSWER_TOKENS, **fields}
-    began, first, text, tokens, finished = time.perf_counter(), None, "", None, False
+    began, first, text, content, tokens, finished = time.perf_counter(), None, "", "", None, False
     async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
         if reply.status_code != 200:
             said = (await reply.aread()).decode(errors="replace")
@@ -120,9 +125,11 @@ async def _ask(client: httpx.AsyncClient, question: Question, fields: dict) -> A
             event = json.loads(line.removeprefix("data: "))
             for choice in event.get("choices", ()):
                 delta = choice["delta"]
-                if part := delta.get("content"):
+                part = "".join(delta.get(key) or "" for key in TEXTS)
+                if part:
                     first = first or time.perf_counter()
                     text += part
+                    content += delta.get("content") or ""
                 finished = finished or choice.get("finish_reason") is not None
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
     ended = time.perf_counter()
@@ -130,8 +137,9 @@ async def _ask(client: httpx.AsyncClient, question: Question, fields: dict) -> A
         raise RuntimeError(f"{client.base_url} broke off its answer to {fields} after {text!r}.")
     right = None
     if question.solution is not None:
-        given = parse_completion(text).answer
+        given = parse_completion(content).answer
         right = given is not None and answers_match(given, question.solution)
+    text = text.replace(THINK, "").replace(END_THINK, "")
     header = reply.headers.get
     return Answer(
         text, tokens, (first or ended) - began, ended - began, header("x-metis-branch"), header("x-metis-source"), right

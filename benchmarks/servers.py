@@ -149,6 +149,7 @@ def _route(urls: dict[str, str], router: str, names: dict[str, str], port: int, 
 
     from hf_metis_home.serving import Proxy, RouterMiddleware, ServingSettings
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn hands the signal on when it has stopped
     torch.set_num_threads(threads)
     app = RouterMiddleware(Proxy(urls), ServingSettings(router=router, branch_models=names))
     uvicorn.run(app, host=LOCAL, port=port, log_level="warning", lifespan="on")

@@ -14,9 +14,10 @@ same limit on tokens, and every round has new questions.
 - *two dense*: each branch as a stock Qwen2.5-VL on an engine of its own, and the router in front of both.
 - *engine alone*: the thinking one of these two engines, asked directly.
 
-Two dense models are two processes, so that with `transformers serve`, which answers one request at a time, they answer
-two. vLLM answers many; there the prefix cache is off, so that nobody gains by being asked second, and two dense models
-run on vLLM's own Qwen2.5-VL, while a hybrid runs as `metis-home export --format vllm` lets it.
+With `transformers serve`, which answers one request at a time, two dense models are two processes that answer two; and
+it takes the tags of a thought out of a dense Qwen2.5-VL's stream, whose first text comes one to three tokens later.
+vLLM answers many. There the prefix cache is off, so that nobody gains by being asked second, and dense models run on
+vLLM's own Qwen2.5-VL, while a hybrid runs as `metis-home export --format vllm` lets it.
 """
 
 import json
@@ -196,18 +197,20 @@ def middle(rounds: list[dict], key: str) -> float | None:
 def sections(found: dict, repeats: int) -> list[str]:
     """The parts of the page."""
     engine = found["engine"]
-    aside = ", which answers one request at a time: more clients wait longer" if "transformers" in engine else ""
+    aside = ""
+    if "transformers" in engine:
+        aside = ", which answers one request at a time and takes the tags of thoughts out of a dense model's stream"
     parts = [
         f"`{found['command']}`: {found['machine']} {engine} ({found['engine_args']}){aside}; "
         f"{count(found['server_threads'], 'thread')} per server, client on the same machine. "
         f"{found['requests']} questions of the miniature per variant and round, every {WITHOUT_IMAGE}th without its "
-        f"image, streamed, in a closed loop. Medians of {repeats} rounds, in which the variants take turns, of the "
-        "median and the 95th percentile of a round. *tokens*: completion tokens per request; *thinking*: share of "
-        "requests that this branch answered; *right*: share of right answers to questions with their image.",
+        f"image, streamed, in a closed loop. Medians of {count(repeats, 'round')}, in which the variants take turns, "
+        "of the median and the 95th percentile of a round. *tokens*: completion tokens per request; *thinking*: share "
+        "of requests that this branch answered; *right*: share of right answers to questions with their image.",
     ]
     for clients, measured in found["measured"].items():
         parts += [f"### With {count(clients, 'client')}", table(COLUMNS, [*lines_of(measured)])]
-        parts += [said for said in router_statements(measured, found["router"][clients]) if said]
+        parts += [said for said in router_statements(measured, found["router"][clients], clients) if said]
     parts += [
         "**Memory**, the highest of the run, of all processes of a server; libraries included, which are most of it."
     ]
@@ -238,7 +241,7 @@ def lines_of(measured: dict[str, list[dict]]):
         ]
 
 
-def router_statements(measured: dict[str, list[dict]], router: dict):
+def router_statements(measured: dict[str, list[dict]], router: dict, clients: int):
     """What the router takes of the time, by its own count and by the clock of the client."""
     for name in ("hybrid, auto", "two dense, auto"):
         did = router[name]
@@ -249,12 +252,13 @@ def router_statements(measured: dict[str, list[dict]], router: dict):
             f"{batch * 1e3:.1f} ms each ({did['router_seconds'] / did['routed_prompts'] * 1e3:.1f} ms per request): "
             f"{share:.1%} of the mean time of an answer."
         )
-    first = {name: middle(rounds, "first_token_median") * 1e3 for name, rounds in measured.items()}
-    yield (
-        f"First token: {first['hybrid, auto'] - first['hybrid, non_thinking']:+.1f} ms where the hybrid is asked as "
-        f"`auto` and not as `non_thinking`; {first['two dense, thinking'] - first[ALONE]:+.1f} ms where a dense engine "
-        "is asked through the router's server and not directly, the branch given."
-    )
+    if clients == 1:  # with more, a first token waits for the answers of others
+        first = {name: middle(rounds, "first_token_median") * 1e3 for name, rounds in measured.items()}
+        yield (
+            f"First token: {first['hybrid, auto'] - first['hybrid, non_thinking']:+.1f} ms where the hybrid is asked as "
+            f"`auto` and not as `non_thinking`; {first['two dense, thinking'] - first[ALONE]:+.1f} ms where a dense "
+            "engine is asked through the router's server and not directly, the branch given."
+        )
     fallbacks = sum(one["fallbacks"] for rounds in measured.values() for one in rounds)
     yield f"{fallbacks} requests got the fallback branch: the router was too slow." if fallbacks else ""
     yield f"*hybrid, auto* and *two dense, auto* gave equal answers to {router['equal_answers']:.0%} of the questions."

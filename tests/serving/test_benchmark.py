@@ -1,4 +1,4 @@
-"""The benchmark of serving: its load generator against a server in this process, its report, and one small whole run."""
+"""The benchmark of serving: its load generator against a server in this process, its report, and a small whole run."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ PAUSE = 0.05
 CLIENTS, QUESTIONS = 3, 12
 
 
-def engine(breaks_off=False, status=200):
-    """Streams, and says how many images it was asked about; thinking takes it two more tokens."""
+def engine(breaks_off=False, status=200, apart=False):
+    """Streams, and says how many images it was asked about; thinks in two more tokens, on request apart."""
     app = FastAPI()
     app.state.open = app.state.most_open = 0
 
@@ -31,7 +31,8 @@ def engine(breaks_off=False, status=200):
     async def answer(body: dict):
         images = sum(part["type"] == "image_url" for part in body["messages"][0]["content"])
         thinks = body["model"] == "thinking"
-        parts = [*["<think>", "1;"] * thinks, "</think>" if thinks else "<think></think>", f"<answer>{images}</answer>"]
+        thought = ["<think>", "1;", "</think>"] if thinks else ["<think></think>"]
+        parts = [*thought, f"<answer>{images}</answer>"]
 
         async def chunks():
             app.state.open += 1
@@ -39,7 +40,10 @@ def engine(breaks_off=False, status=200):
             yield event({"delta": {"role": "assistant"}})
             for part in parts:
                 await asyncio.sleep(PAUSE)
-                yield event({"delta": {"content": part}})
+                if apart and "answer" not in part:
+                    yield event({"delta": {"reasoning_content": re.sub("<.*>", "", part)}})
+                else:
+                    yield event({"delta": {"content": part}})
             app.state.open -= 1
             if not breaks_off:
                 yield event({"delta": {}, "finish_reason": "stop"}, usage={"completion_tokens": len(parts)})
@@ -119,8 +123,8 @@ def test_rounds_and_report(router_folder):
     args = Namespace(requests=4, repeats=2, vllm=None)
     with (
         served(app_of(router_folder, engine())) as hybrid,
-        served(app_of(router_folder, engine())) as two_dense,
-        served(engine()) as alone,
+        served(app_of(router_folder, engine(apart=True))) as two_dense,
+        served(engine(apart=True)) as alone,
     ):
         servers = {"hybrid": Server(hybrid, []), "two dense": Server(two_dense, []), "thinking": Server(alone, [])}
         measured, router = serving.measure(args, servers, {"thinking": "thinking"}, 2)
@@ -139,7 +143,9 @@ def test_rounds_and_report(router_folder):
     assert lines["hybrid, thinking"][2] == "1.00" and lines["hybrid, thinking"][7:9] == ["4.0", "100%"]
     assert lines["hybrid, non_thinking"][7:9] == ["2.0", "0%"] and float(lines["hybrid, non_thinking"][2]) > 1.1
     assert lines["engine alone, thinking"][8] == "–"
-    assert "which answers one request at a time" in text and "### With 2 clients" in text
+    assert "which answers one request at a time" in text and "### With 2 clients" in text and "First token" not in text
+    alone = "\n".join(serving.router_statements(measured, router, clients=1))
+    assert re.search(r"First token: [+-][\d.]+ ms where the hybrid is asked as `auto`", alone)
     assert "the router read 8 prompts in" in text and "| two dense | 30 |" in text and "fallback" not in text
 
 

@@ -40,7 +40,7 @@ def test_serving_tutorial(tmp_path, monkeypatch, capsys):
     models, _, asked, dial, by_openai, streamed, metrics = printed
     assert all(f'"{name}"' in models for name in ("hybrid", "auto", "thinking", "non_thinking"))
     headers = {line.split(":")[0] for line in asked.splitlines()}
-    assert {line.split(":")[0] for line in blocks[4].code.splitlines()} <= headers and "200 OK" in asked
+    assert {line.split(":")[0] for line in blocks[5].code.splitlines()} <= headers and "200 OK" in asked
     rows = [line.replace(",", " ").replace(": ", " ").split() for line in dial.splitlines()]
     assert [row[0] for row in rows] == ["auto", "auto:0.35", "auto:1", "thinking", "non_thinking"]
     assert [row[1] for row in rows[3:]] == ["thinking", "non_thinking"]
