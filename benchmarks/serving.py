@@ -255,8 +255,8 @@ def router_statements(measured: dict[str, list[dict]], router: dict, clients: in
     if clients == 1:  # with more, a first token waits for the answers of others
         first = {name: middle(rounds, "first_token_median") * 1e3 for name, rounds in measured.items()}
         yield (
-            f"First token: {first['hybrid, auto'] - first['hybrid, non_thinking']:+.1f} ms where the hybrid is asked as "
-            f"`auto` and not as `non_thinking`; {first['two dense, thinking'] - first[ALONE]:+.1f} ms where a dense "
+            f"First token: {first['hybrid, auto'] - first['hybrid, non_thinking']:+.1f} ms where the hybrid is asked "
+            f"as `auto` and not as `non_thinking`; {first['two dense, thinking'] - first[ALONE]:+.1f} ms where a dense "
             "engine is asked through the router's server and not directly, the branch given."
         )
     fallbacks = sum(one["fallbacks"] for rounds in measured.values() for one in rounds)
