@@ -22,6 +22,7 @@ vLLM's own Qwen2.5-VL, while a hybrid runs as `metis-home export --format vllm` 
 
 import json
 import os
+import re
 import shlex
 import shutil
 import statistics
@@ -37,7 +38,7 @@ from hf_metis_home.conversion import export_checkpoint
 from hf_metis_home.modeling.configuration_metis_home import BRANCHES
 from hf_metis_home.serving import launch
 
-from .common import PAGE, machine, parser, start, table, write_section
+from .common import PAGE, machine, markers, parser, start, table, write_section
 from .load import WITHOUT_IMAGE, Answer, counters, drive, figures, make_questions
 from .servers import Server, Starter
 
@@ -58,6 +59,7 @@ COLUMNS = [
     "", "requests/s", "quartiles", "to always thinking", "first token, ms", "p95", "answer, ms", "p95", "tokens",
     "thinking", "right",
 ]  # fmt: skip
+SECTIONS = {"transformers": "serving", "vllm": "serving_vllm"}  # of the page
 SMOKE = {"requests": 8, "concurrency": [2], "repeats": 1}
 
 
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         version = httpx.get(f"{servers['thinking'].url}/version", trust_env=False) if args.vllm else None
     words = shlex.join(sys.argv[1:] if argv is None else argv).replace(args.model_name_or_path, "runs/demo/hybrid")
     found = {
-        "command": f"python -m {args.benchmark} {published(words, args)}",
+        "command": f"python -m benchmarks.serving {published(words)}",
         "machine": machine(args),
         "engine": f"vLLM {version.json()['version']}" if version else "`transformers serve`",
         "engine_args": args.engine_args,
@@ -105,6 +107,11 @@ def arguments(argv: list[str] | None):
     add("--json", type=Path, default=Path("runs/serving_benchmark.json"), help="Where all figures go, round by round.")
     add("--smoke", action="store_true", help=f"Few questions ({SMOKE}): it runs, its figures mean nothing.")
     args = start(arguments, argv)
+    args.benchmark = f"benchmarks.{SECTIONS[args.engine]}"
+    try:
+        markers(args.output, SECTIONS[args.engine])
+    except ValueError as error:
+        arguments.error(f"--output: {error}")
     if args.smoke:
         if args.output == PAGE:
             arguments.error(f"--smoke measures nothing that {PAGE.name} should say. Name another page with --output.")
@@ -133,12 +140,12 @@ def arguments(argv: list[str] | None):
     return args
 
 
-def published(words: str, args) -> str:
-    """The command's words without what says nothing to others: where files are, but for the model."""
-    for flag, value in (("--output", args.output), ("--json", args.json), ("--vllm", args.vllm)):
-        shown = " --vllm path/to/vllm" if flag == "--vllm" else ""
-        words = f" {words}".replace(f" {flag} {value}", shown).strip()
-    return words
+def published(words: str) -> str:
+    """The command's words without what says nothing to others: where files are."""
+    words = f" {words}"
+    for flag, shown in (("--output", ""), ("--json", ""), ("--vllm", " --vllm path/to/vllm")):
+        words = re.sub(rf" {flag}[ =]\S+", shown, words)
+    return words.strip()
 
 
 def start_servers(args, place: Path, stack: ExitStack) -> tuple[dict[str, Server], dict[str, str]]:
@@ -197,7 +204,7 @@ def middle(rounds: list[dict], key: str) -> float | None:
 def sections(found: dict, repeats: int) -> list[str]:
     """The parts of the page."""
     engine = found["engine"]
-    aside = ""
+    aside = ", in an environment of its own, without a prefix cache and, on a CPU, with 1 GiB of KV cache each"
     if "transformers" in engine:
         aside = ", which answers one request at a time and takes the tags of thoughts out of a dense model's stream"
     parts = [

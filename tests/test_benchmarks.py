@@ -174,6 +174,7 @@ def test_shape_of_the_3b_model():
 
 
 def test_page_has_a_section_per_benchmark():
+    common.markers(common.PAGE, "serving_vllm")
     for name in [*FLAGS, "upcycle", "serving"]:
         common.markers(common.PAGE, name)
         text = common.PAGE.read_text()
