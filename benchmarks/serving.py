@@ -216,7 +216,7 @@ def sections(found: dict, repeats: int) -> list[str]:
         "of requests that this branch answered; *right*: share of right answers to questions with their image.",
     ]
     for clients, measured in found["measured"].items():
-        parts += [f"### With {count(clients, 'client')}", table(COLUMNS, [*lines_of(measured)])]
+        parts += [f"### {engine}, {count(clients, 'client')}", table(COLUMNS, [*lines_of(measured)])]
         parts += [said for said in router_statements(measured, found["router"][clients], clients) if said]
     parts += [
         "**Memory**, the highest of the run, of all processes of a server; libraries included, which are most of it."

@@ -143,7 +143,11 @@ def test_rounds_and_report(router_folder):
     assert lines["hybrid, thinking"][2] == "1.00" and lines["hybrid, thinking"][7:9] == ["4.0", "100%"]
     assert lines["hybrid, non_thinking"][7:9] == ["2.0", "0%"] and float(lines["hybrid, non_thinking"][2]) > 1.1
     assert lines["engine alone, thinking"][8] == "–"
-    assert "which answers one request at a time" in text and "### With 2 clients" in text and "First token" not in text
+    assert (
+        "which answers one request at a time" in text
+        and "### `transformers serve`, 2 clients" in text
+        and "First token" not in text
+    )
     alone = "\n".join(serving.router_statements(measured, router, clients=1))
     assert re.search(r"First token: [+-][\d.]+ ms where the hybrid is asked as `auto`", alone)
     assert "the router read 8 prompts in" in text and "| two dense | 30 |" in text and "fallback" not in text
