@@ -37,6 +37,7 @@ from hf_metis_home._extras import require_extra
 from hf_metis_home.conversion import export_checkpoint
 from hf_metis_home.modeling.configuration_metis_home import BRANCHES
 from hf_metis_home.serving import launch
+from hf_metis_home.serving.settings import KEY_VARIABLE
 
 from .common import PAGE, machine, markers, parser, start, table, write_section
 from .load import WITHOUT_IMAGE, Answer, counters, drive, figures, make_questions
@@ -132,6 +133,8 @@ def arguments(argv: list[str] | None):
         args.vllm = args.vllm.absolute()
     elif args.vllm is not None:
         arguments.error("--vllm names a command that --engine transformers does not use. Add --engine vllm.")
+    if KEY_VARIABLE in os.environ:
+        arguments.error(f"{KEY_VARIABLE} is set, and the clients here have no key. Unset it.")
     try:
         launch.hybrid_folder(args.model_name_or_path)
     except (OSError, ValueError) as error:
