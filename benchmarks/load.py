@@ -139,11 +139,16 @@ async def _ask(client: httpx.AsyncClient, question: Question, fields: dict) -> A
     if question.solution is not None:
         given = parse_completion(content).answer
         right = given is not None and answers_match(given, question.solution)
-    text = text.replace(THINK, "").replace(END_THINK, "")
+    text = bare(text)
     header = reply.headers.get
     return Answer(
         text, tokens, (first or ended) - began, ended - began, header("x-metis-branch"), header("x-metis-source"), right
     )
+
+
+def bare(text: str) -> str:
+    """An answer without what engines that send a thought apart leave out or, where it is not closed, leave in."""
+    return text.replace(THINK, "").replace(END_THINK, "").removesuffix("<|im_end|>")
 
 
 def figures(answers: list[Answer], seconds: float) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from benchmarks import serving
-from benchmarks.load import Answer, counters, drive, figures, make_questions
+from benchmarks.load import Answer, bare, counters, drive, figures, make_questions
 from benchmarks.servers import Server
 from hf_metis_home.conversion import save_hub_folder, upcycle
 from hf_metis_home.lab.miniature import build_miniature
@@ -75,6 +75,13 @@ def test_closed_loop(router_folder):
         assert (answer.right is None) == (len(question.content) == 1)
     assert max(answer.whole for answer in answers) < seconds < sum(answer.whole for answer in answers)
     assert {(answer.branch, answer.source) for answer in forced} == {("thinking", "request")}
+
+
+def test_answers_of_engines_that_send_thoughts_apart_compare():
+    assert bare("<think>1;</think><answer>7</answer>") == bare("1;<answer>7</answer>")
+    assert bare("<think>7</answer>") == bare(
+        "7</answer><|im_end|>"
+    )  # `transformers serve`, a thought that is not closed
 
 
 def test_questions():
