@@ -174,9 +174,11 @@ def test_shape_of_the_3b_model():
 
 
 def test_page_has_a_section_per_benchmark():
-    for name in [*FLAGS, "upcycle"]:
+    common.markers(common.PAGE, "serving_vllm")
+    for name in [*FLAGS, "upcycle", "serving"]:
         common.markers(common.PAGE, name)
-        assert f"`python -m benchmarks.{name}` fills this section" in common.PAGE.read_text()
+        text = common.PAGE.read_text()
+        assert re.search(rf"`python -m benchmarks\.{name}[^`]*`\s+fills\s+this\s+section", text)
 
 
 def test_page_without_markers_is_refused_before_measuring(tmp_path, capsys):

@@ -162,7 +162,7 @@ def test_the_models_threshold_counts_and_not_that_of_an_export(hybrid_folder, tm
     assert Path(started[0][1].router, "config.json").is_file()
 
 
-def test_refusals(hybrid_folder, tmp_path, capsys, monkeypatch):
+def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
 
@@ -174,13 +174,20 @@ def test_refusals(hybrid_folder, tmp_path, capsys, monkeypatch):
     assert "there is no command `vllm`" in says(*model, "--engine", "vllm")
     assert "`--engine` is 'sglang'" in says(*model, "--engine", "sglang")
     assert "`port` is 99999" in says(*model[:2], "--port", 99999)
+    assert "is no list of words (No closing quotation)" in says(*model, "--engine_args=--dtype 'float32")
+    assert "`router_device` is 'gpu', but must be a device" in says(*model, "--router_device", "gpu")
+    assert "but torch finds" in says(*model, "--router_device", "cuda:99")
     assert "`thinking_threshold` is 2.0" in says(*model, "--thinking_threshold", 2)
-    assert "`model_name_or_path`" in says("--model_name_or_path", hybrid_folder.parent / "dense", *model[2:])
+    dense = says("--model_name_or_path", hybrid_folder.parent / "dense", *model[2:])
+    assert "`model_name_or_path`" in dense and "`metis-home upcycle` makes two branches of it." in dense
+    assert "a router alone, which has no branches" in says("--model_name_or_path", router_folder, *model[2:])
     (tmp_path / "exports" / "hybrid-router").mkdir(parents=True)
     (tmp_path / "exports" / "hybrid-router" / "export.json").write_text('{"format": "router", "weights": "0"}')
     assert "no 'router' export of these weights" in says(*model, "--export_dir", tmp_path / "exports")
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "where no server can listen" in says(*model[:2], "--port", taken.getsockname()[1])
+        taken_port = taken.getsockname()[1]
+        assert "listens there already. Stop it, or choose another `port`" in says(*model[:2], "--port", taken_port)
+    assert "no address of this machine" in says(*model, "--host", "192.0.2.1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exports"]

@@ -65,7 +65,14 @@ def _serve(arguments: ServeArguments) -> None:
     from ..serving.settings import ServingSettings
 
     launch.check_port(arguments.host, arguments.port)
-    engine_args = shlex.split(arguments.engine_args or "")
+    launch.check_device(arguments.router_device)
+    try:
+        engine_args = shlex.split(arguments.engine_args or "")
+    except ValueError as error:
+        raise ValueError(
+            f"`engine_args` is {arguments.engine_args!r}, which is no list of words ({error}). Quote it for the shell "
+            "as a whole: --engine_args='--dtype bfloat16'."
+        ) from None
     if arguments.engine == "vllm":
         launch.find_vllm()
     model, threshold = launch.hybrid_folder(arguments.model_name_or_path)

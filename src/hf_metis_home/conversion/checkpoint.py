@@ -157,6 +157,7 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
     if found != model_type:
         wanted = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {wanted[found]}." if found in wanted else ""
+        hint += " `metis-home upcycle` makes two branches of it." if (found, model_type) == (DENSE, HYBRID) else ""
         raise ValueError(
             f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {wanted[model_type]} "
             f"({model_type!r}).{hint}"

@@ -1,6 +1,7 @@
 """Start an engine with the router in front of it, wait until it answers, and stop both."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from .._folders import check_output_dir
 from ..conversion import export_checkpoint
@@ -53,6 +56,11 @@ def hybrid_folder(model_name_or_path: str) -> tuple[Path, float]:
     """The folder of a two-branch model, and its threshold. An error where it is another kind of model."""
     folder = resolve_folder(model_name_or_path, "model_name_or_path")
     config = read_config(folder, "model_name_or_path", HYBRID)
+    if config.text_config.router_layer == config.text_config.num_hidden_layers:
+        raise ValueError(
+            f"`model_name_or_path` is {model_name_or_path!r}, a router alone, which has no branches to answer with. "
+            "Pass the two-branch model that it was exported from; `serve` exports the router itself."
+        )
     return Path(folder).resolve(), config.thinking_threshold
 
 
@@ -71,6 +79,7 @@ def serve_transformers(
     engine_port = _free_port()
     command = [sys.executable, "-m", "hf_metis_home.serving.transformers_engine", "serve", f"./{model.name}"]
     command += ["--host", LOCAL, "--port", str(engine_port), *engine_args]
+    print(f"Starting `transformers serve` on port {engine_port}, for the router alone. What it prints:", flush=True)
     # From beside the folder, so that answers name the model without saying where it lies.
     with _running(command, cwd=model.parent) as engine:
         middleware = RouterMiddleware(Proxy(f"http://{LOCAL}:{engine_port}"), settings)
@@ -95,6 +104,7 @@ def serve_vllm(
         path = Path(place) / "serving.json"
         settings.write(path)
         environment = {**os.environ, SETTINGS_VARIABLE: str(path)}
+        print("Starting vLLM. What it prints:", flush=True)
         if key := os.environ.get(KEY_VARIABLE):
             environment["VLLM_API_KEY"] = key
         with _running(command, env=environment) as engine:
@@ -173,7 +183,26 @@ def check_port(host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        raise OSError(f"`host` and `port` are {host!r} and {port}, where no server can listen ({error}).") from None
+        reasons = {
+            errno.EADDRINUSE: "another program listens there already. Stop it, or choose another `port`",
+            errno.EADDRNOTAVAIL: "that is no address of this machine. Take 127.0.0.1, or 0.0.0.0 for all that it has",
+            errno.EACCES: "ports below 1024 are not for every user. Choose another `port`",
+        }
+        reason = reasons.get(error.errno, error.strerror)
+        raise OSError(f"`host` and `port` are {host!r} and {port}, where no server can listen: {reason}.") from None
+
+
+def check_device(router_device: str) -> None:
+    """An error for a device that is not there, without touching it."""
+    try:
+        device = torch.device(router_device)
+    except RuntimeError:
+        raise ValueError(f"`router_device` is {router_device!r}, but must be a device of torch: cpu, cuda:0.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`router_device` is {router_device!r}, but torch finds {torch.cuda.device_count()} CUDA devices. Use one "
+            "that is there, or cpu."
+        )
 
 
 def _free_port() -> int:
