@@ -50,8 +50,8 @@ test-floor: $(STAMP) ## Run the model's tests on the oldest transformers that py
 	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/modeling tests/conversion
 	@echo "All tests passed with transformers $(FLOOR); it is installed in $(VENV)/floor. Next: make test"
 
-test-serving: $(STAMP) ## Run the tests of serving, with real vLLM where VLLM=path names its command
-	METIS_HOME_VLLM="$(VLLM)" $(BIN)/python -m pytest -q -rs -m 'not gpu' tests/serving
+test-serving: $(STAMP) ## Run the tests of serving and of rollouts, with real vLLM where VLLM=path names its command
+	METIS_HOME_VLLM="$(VLLM)" $(BIN)/python -m pytest -q -rs -m 'not gpu' tests/serving tests/trainers/test_vllm_rollouts.py
 	@echo "Next: make test-all for the rest"
 
 test-gpu: $(STAMP) ## Run the tests that need CUDA

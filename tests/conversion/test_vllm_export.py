@@ -1,9 +1,13 @@
 """What vLLM is given computes, with the adapter of a branch, what that branch computes."""
 
+import ast
 import json
 import shlex
 import subprocess
 import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint
 from hf_metis_home.conversion.vllm_export import vllm_flags
+from hf_metis_home.modeling import gated_metis_home
 from hf_metis_home.modeling.configuration_metis_home import tensor_parallel_plan
 
 from ..modeling.tiny import KINDS
@@ -91,7 +96,11 @@ def test_the_router_and_the_readme(exported):
     rank = json.loads((folder / "adapters/thinking/adapter_config.json").read_text())["r"]
     assert rank <= int(words[words.index("--max-lora-rank") + 1]) in (8, 16)
     assert words[words.index("--middleware") + 1] == "hf_metis_home.serving.RouterMiddleware"
-    assert ("--trust-remote-code" in words) == (record["branch_kind"] == "ffn") == ("both are computed" in readme)
+    assert "--trust-remote-code" not in words and ("--trust-remote-code" in readme) == ("both are computed" in readme)
+    assert ("branch_gate" in words) == (record["branch_kind"] == "ffn") == ("--trust-remote-code" in readme)
+    for branch, place in (("thinking", "thinking"), ("non_thinking", "non-thinking")):
+        line = "metis-home export --model_name_or_path HYBRID --format dense --branch {} --output_dir {}\n"
+        assert line.format(branch, place) in readme
     from hf_metis_home.serving import ServingSettings
 
     assert ServingSettings.read(folder / "serving.json").router == str(folder / "router")
@@ -101,6 +110,20 @@ def test_flags_with_a_folder():
     flags = vllm_flags("lora", 16, "name", "/there/")
     assert flags[0] == "/there/model" and "thinking=/there/adapters/thinking" in flags
     assert flags[flags.index("--max-loras") + 1] == "2" and flags[flags.index("--served-model-name") + 1] == "name"
+
+
+def test_the_plugin_is_where_vllm_looks_for_it():
+    """The names that vLLM follows from the entry point to the class, which only vLLM can import."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    module, _, function = project["entry-points"]["vllm.general_plugins"]["metis_home"].partition(":")
+    assert function in definitions(module)
+    names = definitions("hf_metis_home.serving.vllm_gated")
+    assert gated_metis_home.MetisHomeGatedForConditionalGeneration.__name__ in names
+
+
+def definitions(module: str) -> set[str]:
+    tree = ast.parse(Path(find_spec(module).origin).read_text())
+    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,14 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not VLLM, reason="needs vLLM, which wants another transformers: make test-serving VLLM=..."),
 ]
-KINDS = {"ffn": {}, "lora": {"branch_kind": "lora", "branch_rank": 4, "branch_alpha": 4.0}}
+# Per way of serving: the branches, what is added to the engine's flags, and the class that vLLM must choose.
+WAYS = {
+    "ffn": ({}, "", "MetisHomeGatedForConditionalGeneration"),
+    "ffn-transformers": ({}, " --model-impl transformers --trust-remote-code", "TransformersMultiModalForCausalLM"),
+    "lora": (
+        {"branch_kind": "lora", "branch_rank": 4, "branch_alpha": 4.0}, "", "Qwen2_5_VLForConditionalGeneration"
+    ),
+}  # fmt: skip
 QUESTION = "which digit is at the top left?"
 RED, BLUE = data_url(picture()), data_url(picture("blue", size=(90, 40)))
 PROMPTS = {
@@ -40,10 +48,22 @@ PROMPTS = {
 LENGTH = 12
 
 
-@pytest.fixture(scope="module", params=KINDS)
+def entry_points(folder: Path) -> Path:
+    """A folder that, on the path, makes the entry points of pyproject.toml known, as an installation does."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["vllm.general_plugins"]
+    lines = ["[vllm.general_plugins]", *(f"{name} = {value}" for name, value in found.items())]
+    metadata = folder / "hf_metis_home-0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: hf-metis-home\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def served(request, tmp_path_factory):
     """The folder of a hybrid, and the address where vLLM serves it."""
     place = tmp_path_factory.mktemp(request.param)
+    kind, more_flags, model_class = WAYS[request.param]
     # 32 dimensions per head are the least that vLLM's attention on a CPU takes.
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
     dense, processor = tiny_word_level(hidden=64, rope_parameters=rope)
@@ -52,21 +72,23 @@ def served(request, tmp_path_factory):
         torch.nn.init.normal_(parameter, std=0.2)
     dense.save_pretrained(place / "dense")
     processor.save_pretrained(place / "dense")
-    upcycle_checkpoint(place / "dense", place / "hybrid", **KINDS[request.param])
+    upcycle_checkpoint(place / "dense", place / "hybrid", **kind)
     perturb(place / "hybrid", (".thinking.", ".non_thinking.", "router.score", "router.up_proj"), scale=0.3)
 
     environment = {
         "PATH": f"{Path(VLLM).parent}:{os.environ['PATH']}", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "PYTHONPATH": str(ROOT / "src"),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "PYTHONPATH": f"{ROOT / 'src'}:{entry_points(place / 'installed')}",
     }  # fmt: skip
     flags = "--dtype float32 --enforce-eager --max-model-len 256 --max-num-batched-tokens 64 --enable-prefix-caching"
     flags += " --reasoning-parser-plugin hf_metis_home.serving.vllm_reasoning --reasoning-parser metis_home"
+    flags += more_flags
     port, log = free_port(), (place / "log").open("w+")
     command = ["-m", "hf_metis_home.cli", "serve", "--model_name_or_path", "hybrid", "--engine", "vllm"]
     command += ["--port", str(port), "--served_model_name", "my-hybrid", f"--engine_args={flags}"]
     with process(command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT) as running:
-        wait_until(lambda: "Ctrl-C stops." in (place / "log").read_text() or running.poll() is not None, 500)
+        wait_until(lambda: "Ctrl-C stops." in (place / "log").read_text() or running.poll() is not None, 1200)
         assert running.poll() is None, (place / "log").read_text()[-5000:]
+        assert f"Resolved architecture: {model_class}" in (place / "log").read_text()
         yield place / "hybrid", f"http://127.0.0.1:{port}"
 
 

@@ -7,8 +7,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from trl import GRPOConfig
+from trl.import_utils import is_vllm_available
 
 from hf_metis_home.trainers import MetisHomeGRPOTrainer
+from tests.fixtures_text import tiny_dense
 
 from .grpo_common import make_dense, make_grpo, make_hybrid, make_prompts, parity
 
@@ -95,6 +97,49 @@ def test_model_and_options_that_do_not_fit(tmp_path, make, options, message, as_
         model = str(tmp_path / "model")
     with pytest.raises(ValueError, match=message):
         make_grpo(tmp_path, (model, processor), **options)
+
+
+VLLM = {"use_vllm": True, "rollout_branch": "thinking"}
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ({}, {"rollout_branch": "router"}, "`use_vllm=True` cannot choose a branch per completion, which .*'router'"),
+        ({}, {}, "`vllm_dense_model` is not given. .* `metis-home export --format dense --branch thinking` and name"),
+        ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid', whose model_type is 'metis_home', but"),
+        ({}, {"vllm_dense_model": "other"}, "'.*other', whose `num_hidden_layers` is 3, but that of the model is 2."),
+        ({}, {"vllm_dense_model": "dense", "vllm_mode": "server"}, "has no effect with `vllm_mode='server'`: the serv"),
+        ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "which has no effect without `use_vllm=True` and a"),
+        (
+            {"branch_kind": "lora", "branch_rank": 2}, {"vllm_dense_model": "dense", "peft": True},
+            "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take",
+        ),
+        (
+            {}, {"vllm_dense_model": "dense", "model_init_kwargs": {"quantization_config": {"load_in_4bit": True}}},
+            "but the model is quantised. Load it without quantisation, or set `use_vllm=False`",
+        ),
+    ],
+)  # fmt: skip
+def test_rollouts_by_vllm_that_cannot_be(tmp_path, given, options, message):
+    model, processor = make_hybrid(**given)
+    model.save_pretrained(tmp_path / "hybrid")
+    make_dense()[0].save_pretrained(tmp_path / "dense")
+    tiny_dense(processor, num_layers=3).save_pretrained(tmp_path / "other")
+    options = {**VLLM, **options}
+    if "vllm_dense_model" in options:
+        options["vllm_dense_model"] = str(tmp_path / options["vllm_dense_model"])
+    adapter = {"peft_config": LoraConfig(target_modules=["q_proj"])} if options.pop("peft", False) else {}
+    with pytest.raises(ValueError, match=message):
+        make_grpo(tmp_path, (str(tmp_path / "hybrid"), processor), trainer_options=adapter, **options)
+
+
+@pytest.mark.skipif(is_vllm_available(), reason="vLLM is installed")
+def test_without_vllm(tmp_path):
+    make_dense()[0].save_pretrained(tmp_path / "dense")
+    for options in ({"use_vllm": True}, {**VLLM, "vllm_dense_model": str(tmp_path / "dense")}):
+        with pytest.raises(ImportError, match="`use_vllm` is True, but vLLM is not installed. .*trl.vllm"):
+            make_grpo(tmp_path, **options)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def _grpo(argv: list[str]) -> None:
 
     from ..modeling import MetisHomeConfig
     from ..trainers import MetisHomeGRPOConfig, MetisHomeGRPOTrainer
-    from ..trainers.grpo_checks import check_model, check_prompts
+    from ..trainers.grpo_checks import check_model, check_prompts, check_vllm
     from ..trainers.parameter_groups import describe_trainable, freeze
 
     arguments, config, model_config = parse("grpo", (GRPOArguments, MetisHomeGRPOConfig, ModelConfig), argv)
@@ -49,6 +49,7 @@ def _grpo(argv: list[str]) -> None:
         model = meta_model(model_config.model_name_or_path, config, model_config)
         two_branch = model.config.model_type == MetisHomeConfig.model_type
         check_model(model, config, two_branch)
+        check_vllm(model, config, two_branch, isinstance(model, PeftModel))
         check_prompts(train, evaluate, rewards, config, two_branch)
         freeze(model, config.groups, unfreeze=not isinstance(model, PeftModel))
         print(describe_trainable(model))

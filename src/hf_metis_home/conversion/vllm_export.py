@@ -86,7 +86,8 @@ def vllm_flags(branch_kind: str, max_lora_rank: int, model_name: str, folder: st
     flags += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(max_lora_rank)]
     flags += ["--lora-modules", *(f"{branch}={folder}{ADAPTERS}/{branch}" for branch in BRANCHES)]
     if branch_kind == "ffn":
-        flags += ["--model-impl", "transformers", "--trust-remote-code"]
+        # All that the adapters change; by default every linear layer would be ready for one, at a price per token.
+        flags += ["--lora-target-modules", "branch_gate"]
     return [*flags, "--middleware", MIDDLEWARE]
 
 

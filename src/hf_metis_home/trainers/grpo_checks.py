@@ -8,9 +8,13 @@ import math
 import torch
 from datasets import Dataset, IterableDataset
 from torch import nn
+from trl.import_utils import is_vllm_available
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from ..conversion.checkpoint import read_config, resolve_folder
+from ..modeling.configuration_metis_home import BRANCHES
 from .grpo_config import MetisHomeGRPOConfig
+from .mixin import config_of
 from .parameter_groups import group_of
 
 
@@ -55,11 +59,60 @@ def check_model(model, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
             f"`rollout_branch` is {args.rollout_branch!r}, but the model is dense and has no branches. Leave it unset, "
             "or make the model two-branch with `metis-home upcycle` first."
         )
-    if two_branch and args.use_vllm:
+
+
+def check_vllm(model, args: MetisHomeGRPOConfig, two_branch: bool, adapted: bool) -> None:
+    """Whether vLLM can roll out. `adapted`: with PEFT adapters. Loads no weights."""
+    if not args.use_vllm:
+        return
+    if two_branch and args.rollout_branch not in BRANCHES:
         raise ValueError(
-            "`use_vllm=True` cannot choose a branch per completion. Roll a two-branch model out with transformers "
-            "(`use_vllm=False`), or do this stage on the dense model, before upcycling, as published."
+            f"`use_vllm=True` cannot choose a branch per completion, which `rollout_branch={args.rollout_branch!r}` "
+            "needs. Roll out with transformers (`use_vllm=False`), or roll out one branch ('thinking' or "
+            "'non_thinking')."
         )
+    if two_branch:
+        _check_branch_on_vllm(config_of(model, args), args, adapted)
+    if not is_vllm_available():
+        raise ImportError(
+            "`use_vllm` is True, but vLLM is not installed. Install one that TRL supports (`pip install 'trl[vllm]'`), "
+            "or roll out with transformers (`use_vllm=False`)."
+        )
+
+
+def _check_branch_on_vllm(config, args: MetisHomeGRPOConfig, adapted: bool) -> None:
+    if adapted and config.text_config.branch_kind == "lora":
+        raise ValueError(
+            "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take the changes of the 'lora' "
+            "kind for adapters and leave them out. Train the branch without adapters, or set `use_vllm=False`."
+        )
+    given = (args.model_init_kwargs or {}).get("quantization_config")
+    if given is not None or getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            "`use_vllm=True` sends the weights of a branch to vLLM, but the model is quantised. Load it without "
+            "quantisation, or set `use_vllm=False`."
+        )
+    command = f"metis-home export --format dense --branch {args.rollout_branch}"
+    if args.vllm_mode == "colocate" and args.vllm_dense_model is None:
+        raise ValueError(
+            "`vllm_dense_model` is not given. vLLM starts from a dense Qwen2.5-VL of the branch that is rolled out: "
+            f"write one with `{command}` and name its folder."
+        )
+    if args.vllm_dense_model is None:
+        return
+    if args.vllm_mode != "colocate":
+        raise ValueError(
+            f"`vllm_dense_model` has no effect with `vllm_mode={args.vllm_mode!r}`: the server has its model already. "
+            f"Start it on what `{command}` writes, and leave `vllm_dense_model` unset."
+        )
+    dense = read_config(resolve_folder(args.vllm_dense_model, "vllm_dense_model"), "vllm_dense_model")
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"):
+        found, needed = getattr(dense.text_config, name), getattr(config.text_config, name)
+        if found != needed:
+            raise ValueError(
+                f"`vllm_dense_model` is {str(args.vllm_dense_model)!r}, whose `{name}` is {found}, but that of the "
+                f"model is {needed}. Write it anew with `{command}`."
+            )
 
 
 def warn_of_frozen_adapters(model: nn.Module, args: MetisHomeGRPOConfig) -> None:

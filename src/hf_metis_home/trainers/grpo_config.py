@@ -56,6 +56,10 @@ class MetisHomeGRPOConfig(GRPOConfig):
         dynamic_sampling_rounds (`int`, *optional*, defaults to 0):
             How often prompts that teach nothing, because all their completions have the same reward, are replaced by
             others before a step (dynamic sampling of DAPO, bounded). 0: never.
+        vllm_dense_model (`str`, *optional*):
+            With `use_vllm` and `vllm_mode="colocate"`, for a two-branch model: the folder or repository of a dense
+            export of `rollout_branch`, which vLLM starts from. Before rollouts it gets the weights of the branch as
+            they are then.
     """
 
     loss_type: str = field(default="grpo", metadata={"help": "Mean over sequences, as published."})
@@ -95,6 +99,10 @@ class MetisHomeGRPOConfig(GRPOConfig):
     )
     dynamic_sampling_rounds: int = field(
         default=0, metadata={"help": "How often prompts whose rewards do not vary are replaced; 0 for never."}
+    )
+
+    vllm_dense_model: str | None = field(
+        default=None, metadata={"help": "A dense export of the branch that is rolled out, which vLLM starts from."}
     )
 
     @property
@@ -164,6 +172,11 @@ class MetisHomeGRPOConfig(GRPOConfig):
             errors.append(
                 f"`token_cost` is {self.token_cost}, but only the router pays it (`rollout_branch='router'`). To "
                 "shorten answers, add a reward such as TRL's `get_soft_overlong_punishment`."
+            )
+        if self.vllm_dense_model is not None and not (self.use_vllm and self.rollout_branch):
+            errors.append(
+                f"`vllm_dense_model` is {self.vllm_dense_model!r}, which has no effect without `use_vllm=True` and a "
+                "`rollout_branch`. Leave it unset."
             )
         for name in ("token_cost", "router_loss_coef", "dynamic_sampling_rounds"):
             if getattr(self, name) < 0:

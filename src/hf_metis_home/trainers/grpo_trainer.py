@@ -8,14 +8,17 @@ Over TRL's [`~trl.GRPOTrainer`]. What is added, and the private parts of TRL 1.1
   (`_get_per_token_logps_and_entropies`, whose model is wrapped for the length of the call);
 - advantages per branch, and the router's objective (`advantages.py`, `router_losses.py`, `fused_forward.py`);
 - dynamic sampling (`dynamic_sampling.py`);
+- one branch, and prompts with images, rolled out by vLLM (`branch_rollouts.py`; `VLLMGeneration`, by name in TRL's
+  module);
 - prompts with and without images on any rank and in any part of a batch, tokens of vision and padding kept out of the
   answers, checks before training;
 - exact resume: the rollouts that a checkpoint interrupts are saved with it (`rollout_buffer.py`), and later epochs take
   up the order that the sampler has reached (`_init_training_state`, of transformers).
 
-Not here: rollouts of a two-branch model by vLLM, which cannot choose a branch per row; tools.
+Not here: rollouts of both branches by vLLM, which cannot choose a branch per row; tools.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -27,6 +30,7 @@ from trl.trainer.utils import pad
 
 from ..modeling import MetisHomeConfig
 from .advantages import alternating, branch_advantages, router_advantages, router_gain
+from .branch_rollouts import one_token_per_image, rollouts_of
 from .completions_log import add_images
 from .dynamic_sampling import replace_groups_without_signal, with_images
 from .fused_forward import add_router_loss
@@ -35,6 +39,7 @@ from .grpo_checks import (
     check_options,
     check_prompts,
     check_rewards,
+    check_vllm,
     checked_reward,
     warn_of_frozen_adapters,
 )
@@ -92,6 +97,8 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         check_options(args, kwargs)
         two_branch = model_type_of(model, args) == MetisHomeConfig.model_type
         check_model(model, args, two_branch)
+        adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
+        check_vllm(model, args, two_branch, adapted)
         if not isinstance(reward_funcs, list):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
         check_prompts(train_dataset, eval_dataset, reward_funcs, args, two_branch)
@@ -100,9 +107,10 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         self._rewards: torch.Tensor = None
         self._lengths: torch.Tensor = None
         self._images = self._sampler = None
-        super().__init__(
-            model, [checked_reward(function) for function in reward_funcs], args, train_dataset, eval_dataset, **kwargs
-        )
+        reward_funcs = [checked_reward(function) for function in reward_funcs]
+        by_vllm = two_branch and args.use_vllm
+        with rollouts_of(args.rollout_branch, args.vllm_dense_model) if by_vllm else nullcontext():
+            super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **kwargs)
         # TRL pads prompts on the left, but leaves the token types, which number the places of images, to the processor.
         self._tokenizer.padding_side = "left"
         plain = self.plain_model
@@ -115,8 +123,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
                 f"`rollout_branch={args.rollout_branch!r}` trains {sorted(args.groups)}, in which no parameter is left "
                 "to train. With a `peft_config`, let `target_modules` name modules of it."
             )
-        if not self.use_vllm:
-            self._suppress_tokens(plain.config)
+        self._suppress_tokens(plain.config)
         if args.rollout_branch == "router":
             add_router_loss(plain.get_base_model() if isinstance(plain, PeftModel) else plain, self._router_loss)
             self.aux_loss_enabled = True
@@ -126,6 +133,11 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         """An answer with tokens that stand for vision cannot be read again, and one with padding is cut there."""
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         tokens = {getattr(config, name, None) for name in names} | {self._tokenizer.pad_token_id}
+        if self.use_vllm:
+            given = self.vllm_generation.generation_kwargs
+            bias = {token: -100.0 for token in sorted(tokens - {None, *self.eos_token_ids})}
+            self.vllm_generation.generation_kwargs = {**given, "logit_bias": bias | (given.get("logit_bias") or {})}
+            return
         tokens |= set(self.generation_kwargs.get("suppress_tokens") or ())
         suppressed = sorted(tokens - {None, *self.eos_token_ids})
         self.generation_kwargs["suppress_tokens"] = suppressed
@@ -142,6 +154,11 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         if self.two_branch:
             self._thinking = self._choose_branches(prompt_ids, multimodal_fields, num_generations)
             multimodal_fields = {**multimodal_fields, "thinking": self._thinking}
+        if self.use_vllm and images is not None:
+            images = [found or None for found in images]  # an empty list would be taken for an image
+            if self.vllm_mode == "colocate":
+                image_token = self.plain_model.config.image_token_id
+                prompt_ids = [one_token_per_image(ids, image_token) for ids in prompt_ids]
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
 
     def _generate(self, prompts: list):

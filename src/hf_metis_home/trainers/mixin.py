@@ -147,10 +147,15 @@ class MetisHomeTrainerMixin(Trainer):
 
 def model_type_of(model, args) -> str:
     """The model type of a model or of the folder or repository of one."""
+    return config_of(model, args).model_type
+
+
+def config_of(model, args):
+    """The configuration of a model or of the folder or repository of one."""
     if not isinstance(model, str):
-        return model.config.model_type
+        return model.config
     trust = {"trust_remote_code": args.trust_remote_code} if args.trust_remote_code else {}
     try:
-        return AutoConfig.from_pretrained(model, **trust).model_type
+        return AutoConfig.from_pretrained(model, **trust)
     except OSError as error:
         raise ValueError(f"`model` is {model!r}, which cannot be read: {error}\nGive a folder or a Hub id.") from error
