@@ -42,8 +42,8 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
         at = "" if revision is None else f" at `--model_revision {revision}`"
         where = "" if Path(name).is_dir() else "is no folder here and "
         raise ValueError(
-            f"`--model_name_or_path` is {name!r}, which {where}cannot be loaded{at}: {error}\nGive a folder that holds a "
-            "model, such as `hybrid` in what `metis-home demo` wrote, or a Hub id."
+            f"`--model_name_or_path` is {name!r}, which {where}cannot be loaded{at}: {error}\nGive a folder that holds "
+            "a model, such as `hybrid` in what `metis-home demo` wrote, or a Hub id."
         ) from error
     if problem := calibration_problem(name):
         print(f"warning: {problem}", file=sys.stderr)
