@@ -24,6 +24,7 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
 
     from ..conversion.fingerprint import calibration_problem
     from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
@@ -35,6 +36,8 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
             f"`--model_revision` is {revision!r}, but `--model_name_or_path` is {name!r}, a folder, which has no "
             "revisions. Leave one out, or give the model's Hub id."
         )
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **source)
         processor = AutoProcessor.from_pretrained(name, **source)

@@ -8,7 +8,6 @@ last one, which reads the result back from its folder, finds none of our classes
 """
 
 import json
-import logging
 import multiprocessing
 import os
 import queue
@@ -23,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .._remarks import leave_out_remarks
 from .presets import PRESETS, Preset
 from .report import MODELS, write_report
 from .results import combine
@@ -163,13 +163,6 @@ def _samples(folder: Path, seed: int) -> list[dict]:
     return answer_samples(folder, sorted(rows, key=lambda row: TASKS.index(row["task"])))
 
 
-# Logger to words of what it says where torchao and bitsandbytes are installed, which transformers and PEFT then import.
-REMARKS = {
-    "torch.utils._pytree": "register_constant() on Enum subclasses",
-    "bitsandbytes.backends.cpu.ops": "from kernels-community",
-}
-
-
 def be_quiet():
     """
     No bars, prints and advice of the libraries in this process.
@@ -177,8 +170,7 @@ def be_quiet():
     Returns:
         What `sys.stdout` was.
     """
-    for name, words in REMARKS.items():
-        logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
+    leave_out_remarks()
     import datasets
     import transformers
 
