@@ -32,7 +32,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys, hub):  # noqa: F811
     write_dataset_folder(Path("rows"), make_rows([True, False], images=(0,)), report, {}, None)
 
     commands = "".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)).splitlines()
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         program, *words = shlex.split(command)
         if "--create_pr" in words:  # of what is there already there is nothing to propose
@@ -41,6 +41,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys, hub):  # noqa: F811
         assert program == "metis-home" and main(words) == 0, command + capsys.readouterr().err
         if words[0] == "push":
             assert ("Nothing was sent." in capsys.readouterr().out) is ("--dry_run" in words)
+    assert hub.repositories.keys() == {"me/my-hybrid", "me/my-thinking", "datasets/me/my-rows"}
     repository = hub.repositories["me/my-hybrid"]
     assert repository.private and repository.refs.keys() == {"main", "second-try", "refs/pr/1"}
     assert repository.files("refs/pr/1").keys() - repository.files().keys() == {"LICENSE"}

@@ -105,7 +105,7 @@ def test_text_is_not_guessed(config, value):
 
 
 def test_abbreviations_are_refused():
-    with pytest.raises(UsageError, match="there is no --out;"):
+    with pytest.raises(UsageError, match="there is no --out;.* Did you mean --output_dir?"):
         parse("--out", "x", "--output_dir", "y")
 
 
@@ -115,7 +115,7 @@ def test_a_value_without_flag():
 
 
 def test_a_flag_without_value():
-    with pytest.raises(UsageError, match="--seed: expected one argument"):
+    with pytest.raises(UsageError, match="--seed: expected one argument. Write its value behind it"):
         parse("--output_dir", "x", "--seed")
 
 

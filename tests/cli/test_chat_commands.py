@@ -90,8 +90,11 @@ def test_pictures(chat, monkeypatch):
         ("/think hard", "/think stands alone."),
         ("/image", "/image needs PATH: /image PATH"),
         ("/image nowhere.png", "'nowhere.png' is not a file. Give the path of a picture."),
-        ("/image page.png", "'page.png' cannot be read as a picture (UnidentifiedImageError)."),
-        ("/image cut.png", "'cut.png' cannot be read as a picture (OSError)."),
+        (
+            "/image page.png",
+            "'page.png' cannot be read as a picture (UnidentifiedImageError). Give a PNG, JPEG or WebP file.",
+        ),
+        ("/image cut.png", "'cut.png' cannot be read as a picture (OSError). Give a PNG, JPEG or WebP file."),
         ("/image bomb.png", "'bomb.png' has more than 3,000 pixels. Make it smaller."),
         ("/image .", "'.' is not a file."),
         ("/save talk.txt", "'talk.txt' ends neither in .json nor in .md."),

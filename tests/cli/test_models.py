@@ -1,9 +1,15 @@
 """A model by its name, whose code runs only where the user says so."""
 
-import pytest
+import os
 
+import pytest
+import torch
+from huggingface_hub import constants
+
+from hf_metis_home.cli import main
 from hf_metis_home.cli._models import load_model
 from hf_metis_home.conversion import save_hub_folder
+from tests.publishing.hub_server import Repository, hub  # noqa: F401  a fixture
 from tests.trainers.common import make_hybrid
 
 
@@ -17,7 +23,32 @@ def test_a_hybrid_loads_without_its_own_code(tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    with pytest.raises(
-        ValueError, match="`--model_name_or_path` is .*cannot be loaded(.|\n)*Give a folder or a Hub id"
-    ):
+    message = "`--model_name_or_path` is .*is no folder here and cannot be loaded: (.|\n)*Give a folder .*, or a Hub id"
+    with pytest.raises(ValueError, match=message):
         load_model(str(tmp_path / "missing"))
+
+
+def test_a_revision_of_a_hub_repository(tmp_path, hub, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    model, processor = make_hybrid()
+    save_hub_folder(model, processor, tmp_path / "hybrid")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "hybrid").iterdir()}
+    repository = hub.repositories["me/hybrid"] = Repository(private=False)
+    old = repository.commit("main", files)
+    first = model.lm_head.weight.clone()
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    save_hub_folder(model, processor, tmp_path / "newer")
+    repository.commit("main", files | {"model.safetensors": (tmp_path / "newer/model.safetensors").read_bytes()})
+    assert load_model("me/hybrid")[0].lm_head.weight.equal(model.lm_head.weight)
+    assert load_model("me/hybrid", revision=old)[0].lm_head.weight.equal(first)
+
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    assert main(["chat", "--model_name_or_path", "me/hybrid", "--model_revision", "absent"]) == 2
+    assert (
+        "'me/hybrid', which is no folder here and cannot be loaded at `--model_revision absent`: "
+        in capsys.readouterr().err
+    )
+    assert main(["chat", "--model_name_or_path", "me/hybrid", "--model_revision", old]) == 0
+    assert main(["chat", "--model_name_or_path", str(tmp_path / "newer"), "--model_revision", old]) == 2
+    assert "a folder, which has no revisions" in capsys.readouterr().err

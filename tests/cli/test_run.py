@@ -1,5 +1,6 @@
 """What a user sees when a command fails: one message for what the package refuses, a traceback for bugs."""
 
+import logging
 import sys
 from dataclasses import dataclass
 
@@ -33,6 +34,16 @@ def test_a_refusal_is_one_message(capsys):
         "metis-home test: error: a_module_that_is_nowhere is not installed, which this part of hf_metis_home needs. "
         "Install with: pip install 'hf-metis-home[train]'\n"
     )
+
+
+def test_remarks_of_imports_are_left_out(caplog):
+    def remark():
+        logger = logging.getLogger("torch.utils._pytree")
+        logger.warning("%s is an Enum subclass. Calling register_constant() on Enum subclasses is deprecated", "X")
+        logger.warning("another warning")
+
+    assert run(remark) == 0
+    assert [record.getMessage() for record in caplog.records] == ["another warning"]
 
 
 def test_debug_shows_the_traceback(monkeypatch):

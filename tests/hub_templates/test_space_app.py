@@ -40,8 +40,9 @@ def upload(app, tmp_path):
     return read
 
 
-def shown(app, *given, both: bool = False) -> dict:
-    """The page after an answer: name of each part to its value."""
+def shown(app, *given, both: bool = False, visitor: dict | None = None, stop_at: int | None = None) -> dict:
+    """The page after an answer: name of each part to its value. Stop is pressed after so many steps."""
+    visitor = visitor or {"asked": 1, "stopped": -1}
     panels = {"thinking": app.panels[True], "direct": app.panels[False]}
     names = {app.decision: "decision"}
     for branch, panel in panels.items():
@@ -49,9 +50,11 @@ def shown(app, *given, both: bool = False) -> dict:
             getattr(panel, part): f"{branch}.{part}" for part in ("column", "fold", "thought", "answer", "counter")
         }
     page, steps = {}, 0
-    for update in app.answer(*given, both=both):
+    for update in app.answer(*given, visitor, both=both):
         page |= {names[part]: value for part, value in update.items()}
         steps += 1
+        if steps == stop_at:
+            app.stop_answers(visitor)
     page["steps"] = steps
     return page
 
@@ -91,6 +94,16 @@ def test_both_side_by_side(app):
     assert (page["thinking.answer"], page["direct.answer"]) == (ANSWERS[True], ANSWERS[False])
     assert page["thinking.column"]["visible"] and page["direct.column"]["visible"]
     assert "Both branches answer" in page["decision"]
+
+
+def test_stop(app):
+    page = shown(app, None, QUESTION, "think", 0.5, both=True, stop_at=3)
+    assert page["steps"] == 3 and page["direct.counter"].endswith(" s") and page["thinking.counter"] == ""
+    visitor = {"asked": 1, "stopped": -1}
+    app.stop_answers(visitor)  # while the question waits for its turn
+    assert shown(app, None, QUESTION, "think", 0.5, visitor=visitor) == {"steps": 0}
+    app.count_question(visitor)  # asked again
+    assert shown(app, None, QUESTION, "think", 0.5, visitor=visitor)["thinking.answer"] == ANSWERS[True]
 
 
 def test_a_visitor_who_leaves_stops_the_answer(app, monkeypatch):
@@ -139,7 +152,7 @@ def test_questions_that_are_refused(app, question, message):
 def test_a_prompt_that_is_too_long_for_the_model(app, monkeypatch):
     monkeypatch.setattr(app.model.config.text_config, "max_position_embeddings", 20)
     with pytest.raises(gradio.Error) as caught:
-        list(app.answer(None, QUESTION, "auto", 0.5))
+        list(app.answer(None, QUESTION, "auto", 0.5, {"asked": 1, "stopped": -1}))
     assert "longer than what the model can read" in caught.value.message
 
 

@@ -183,6 +183,7 @@ def test_stop(folder, browser):
             stopped = browser.run(f"return {counted.format(branch)}")
             time.sleep(1)
             assert browser.run(f"return {counted.format(branch)}") == stopped < 2048
+            assert "Error" not in browser.run("return document.body.innerText")
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -20,7 +20,7 @@ from tests.http_server import LocalServer, QuietHandler
 
 
 TOKENS = {"hf_write": "write", "hf_read": "read"}
-LICENSES = ("apache-2.0", "mit", "other")
+LICENSES = ("apache-2.0", "cc-by-4.0", "mit", "other")
 LARGE = 20_000  # bytes from which a file goes over LFS, besides weights
 
 
@@ -50,8 +50,8 @@ class Repository:
 
 class HubServer(LocalServer):
     """
-    Repositories by id, LFS objects by SHA-256, and every request as `(method, path)`. With `uses_lfs` off, all files
-    are plain ones; what is in `ignored` is left out of commits.
+    Repositories by id (`datasets/me/rows` for those of rows), LFS objects by SHA-256, and every request as
+    `(method, path)`. With `uses_lfs` off, all files are plain ones; what is in `ignored` is left out of commits.
 
     Args:
         on_put (`Callable[[str], bool]`, *optional*):
@@ -116,8 +116,9 @@ class HubServer(LocalServer):
         return 200, {}
 
     def reply(self, request):
+        path = request.path.replace("/api/datasets/", "/api/models/datasets/")
         for method, pattern, function in ROUTES:
-            if request.method in method and (match := re.fullmatch(pattern, request.path)):
+            if request.method in method and (match := re.fullmatch(pattern, path)):
                 if request.token and request.token not in TOKENS:
                     return 401, ({"X-Error-Message": "Invalid credentials in Authorization header"}, {})
                 return function(self, request, *match.groups())
@@ -179,7 +180,7 @@ def whoami(hub, request):
 def create(hub, request):
     wanted = request.json()
     owner = wanted.get("organization") or "me"
-    repo_id = f"{owner}/{wanted['name']}"
+    repo_id = f"{'datasets/' if wanted.get('type') == 'dataset' else ''}{owner}/{wanted['name']}"
     if owner != "me" or TOKENS.get(request.token) != "write":
         return 403, ({"X-Error-Message": f"You don't have the rights to create a model under {owner}"}, {})
     if repo_id in hub.repositories:
@@ -213,13 +214,14 @@ def preupload(hub, request, repo_id, revision):
     if found is None:
         return no_repository()
     there = found.files(revision)
+    ignored = hub.ignored | {*request.json().get("gitIgnore", there.get(".gitignore", b"").decode()).split()}
     files = []
     for file in request.json()["files"]:
         large = hub.uses_lfs and (file["path"].endswith(".safetensors") or file["size"] >= LARGE)
         oid = oid_of(there[file["path"]], large) if file["path"] in there else None
         files.append(
             {"path": file["path"], "uploadMode": "lfs" if large else "regular", "oid": oid}
-            | {"shouldIgnore": file["path"] in hub.ignored}
+            | {"shouldIgnore": file["path"] in ignored}
         )
     return 200, {"files": files}
 
@@ -242,7 +244,9 @@ def commit(hub, request, repo_id, revision):
     found = hub.repository(request, repo_id)
     if found is None:
         return no_repository()
-    if TOKENS.get(request.token) != "write" or not (repo_id.startswith("me/") or "create_pr" in request.query):
+    if TOKENS.get(request.token) != "write" or not (
+        repo_id.removeprefix("datasets/").startswith("me/") or "create_pr" in request.query
+    ):
         return 403, ({"X-Error-Message": "Forbidden: pass create_pr=1 to open a pull request"}, {})
     files = dict(found.files(revision))
     header, *operations = [json.loads(line) for line in request.body.splitlines()]
@@ -299,13 +303,15 @@ def resolve(hub, request, repo_id, revision, name):
     if found is None:
         return no_repository()
     commit = found.refs.get(revision, revision)
+    if commit not in found.commits:
+        return 404, ({"X-Error-Code": "RevisionNotFound"}, {})
     if name not in found.commits[commit]:
         return 404, ({"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, {})
     content = found.commits[commit][name]
     return 200, ({"X-Repo-Commit": commit, "ETag": f'"{oid_of(content, True)}"'}, content)
 
 
-REPO, REVISION = r"([\w.-]+/[\w.-]+)", r"(refs/pr/\d+|[^/]+)"
+REPO, REVISION = r"((?:datasets/)?[\w.-]+/[\w.-]+)", r"(refs/pr/\d+|[^/]+)"
 ROUTES = [
     ("GET", "/api/whoami-v2", whoami),
     ("POST", "/api/repos/create", create),

@@ -57,7 +57,9 @@ def parse_arguments(arguments_class: type, argv: list[str], prog: str, descripti
     try:
         namespace, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:  # a flag without its value
-        raise UsageError(f"{error.argument_name or 'the command line'}: {error.message}.") from None
+        name = error.argument_name or "the command line"
+        remedy = f" Write its value behind it, or see --help for what {name} takes." if error.argument_name else ""
+        raise UsageError(f"{name}: {error.message}.{remedy}") from None
     given = vars(namespace)
     config = given.pop("config")
 
@@ -96,7 +98,7 @@ def _unknown_arguments(arguments: list[str], fields: dict) -> list[str]:
 
 
 def _unknown_name(name: str, known: list[str], dashes: str) -> str:
-    close = get_close_matches(name, known, n=1)
+    close = [other for other in known if name and other.startswith(name)] or get_close_matches(name, known, n=1)
     hint = f" Did you mean {dashes}{close[0]}?" if close else ""
     return f"there is no {dashes}{name}; there are {', '.join(dashes + other for other in known)}.{hint}"
 

@@ -197,7 +197,9 @@ def open_image(path: str):
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"{path!r} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from None
     except Exception as error:  # noqa: BLE001  of the many decoders of Pillow
-        raise ValueError(f"{path!r} cannot be read as a picture ({type(error).__name__}).") from error
+        raise ValueError(
+            f"{path!r} cannot be read as a picture ({type(error).__name__}). Give a PNG, JPEG or WebP file."
+        ) from error
 
 
 def write_conversation(conversation, model_name: str, path: Path) -> None:

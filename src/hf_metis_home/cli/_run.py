@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from .._remarks import leave_out_remarks
 from ._arguments import parse_arguments
 
 
@@ -43,6 +44,7 @@ def run_verb(
 
 def report_errors(prog: str, function: Callable[[], None]) -> int:
     """Run `function` and give the exit code, as [`run_verb`] says."""
+    leave_out_remarks()
     try:
         function()
     except USER_ERRORS as error:

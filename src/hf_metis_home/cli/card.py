@@ -14,7 +14,7 @@ from ._run import run_verb
 @dataclass
 class CardArguments:
     model_name_or_path: str = field(
-        metadata={"help": "folder of a two-branch model, of an export, or of rows that build-data wrote"}
+        metadata={"help": "folder of a model, an export, an adapter, or of rows that build-data wrote"}
     )
     outcomes: str | None = field(
         default=None, metadata={"help": "folder that `metis-home eval` wrote about this model, for its results"}
@@ -47,10 +47,8 @@ def _card(arguments: CardArguments) -> None:
     done = update_card(**asdict(arguments))
     for name in done["kept"]:
         print(f"Left the section {name!r}, which somebody has changed; remove it to have it written anew.")
-    step = "read it."
-    if done["kind"] == "model":
-        words = ["--model_name_or_path", arguments.model_name_or_path, "--repo_id", arguments.model_id or "OWNER/NAME"]
-        step = f"read it, then metis-home push {shlex.join(words)} --dry_run"
+    words = ["--model_name_or_path", arguments.model_name_or_path, "--repo_id", arguments.model_id or "OWNER/NAME"]
+    step = f"read it, then metis-home push {shlex.join(words)} --dry_run"
     print(f"Wrote {', '.join(done['files'])} in {arguments.model_name_or_path}. Next: {step}")
 
 

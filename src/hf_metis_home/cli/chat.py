@@ -21,6 +21,9 @@ from ._run import run_verb
 @dataclass
 class ChatArguments:
     model_name_or_path: str = field(metadata={"help": "two-branch or dense model, folder or Hub id"})
+    model_revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of the Hub repository (default: the newest)"}
+    )
     mode: Literal["auto", "think", "direct"] = field(
         default="auto", metadata={"help": "who decides: the router, or you for one branch"}
     )
@@ -64,7 +67,7 @@ def _chat(arguments: ChatArguments) -> None:
     from ._models import load_model
 
     model, processor = load_model(
-        arguments.model_name_or_path, arguments.dtype, trust_remote_code=arguments.trust_remote_code
+        arguments.model_name_or_path, arguments.dtype, arguments.trust_remote_code, arguments.model_revision
     )
     logging.set_verbosity_error()  # remarks of `generate` about its own settings would stand between the lines
     torch.manual_seed(arguments.seed)

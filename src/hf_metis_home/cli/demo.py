@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(arguments: DemoArguments) -> None:
+    from .._extras import require_extra
+
+    require_extra("lab", "trl", "datasets", "math_verify", "easy_vqa", "sklearn", "matplotlib")
     if arguments.stages == "all":
         _method(arguments)
         return

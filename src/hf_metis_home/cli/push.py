@@ -1,6 +1,6 @@
 """
-Send the folder of a two-branch model to the Hub: checked first, complete, and nothing beside. New repositories are
-private.
+Send a model, an export, an adapter or rows to the Hub: checked first, complete, and nothing beside. What lies in the
+folder says what it is; rows go to a dataset repository. New repositories are private.
 
 See what would be sent, without a network and without a token:
 
@@ -22,7 +22,7 @@ from ._run import run_verb
 
 @dataclass
 class PushArguments:
-    model_name_or_path: str = field(metadata={"help": "folder of a two-branch model"})
+    model_name_or_path: str = field(metadata={"help": "folder of a model, an export, an adapter or rows"})
     repo_id: str = field(metadata={"help": "OWNER/NAME; made if it is not there"})
     dry_run: bool = field(default=False, metadata={"help": "check and list everything, and send nothing"})
     private: bool | None = field(
@@ -33,9 +33,7 @@ class PushArguments:
     revision: str | None = field(
         default=None, metadata={"help": "branch to change (default: main); refs/pr/N goes on with a pull request"}
     )
-    commit_message: str = field(
-        default="Upload a two-branch model with metis-home", metadata={"help": "first line of the commit"}
-    )
+    commit_message: str = field(default="Upload with metis-home", metadata={"help": "first line of the commit"})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "run the folder's code to see that it loads, where it is not this package's"}
     )
@@ -56,11 +54,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _push(arguments: PushArguments) -> list:
     """Returns the checks that failed, after which nothing was sent."""
+    from ..publishing.kinds import kind_of
     from ..publishing.push import check_target, plan_push, push_model
     from .validate import print_checks
 
     target: dict = {"create_pr": arguments.create_pr, "revision": arguments.revision}
     check_target(arguments.repo_id, **target)
+    kind_of(Path(arguments.model_name_or_path))
     if not arguments.dry_run:
         from huggingface_hub import HfApi
         from huggingface_hub.utils import disable_progress_bars
@@ -88,13 +88,25 @@ def _push(arguments: PushArguments) -> list:
         plan=plan,
         **target,
     )
-    config = json.loads((Path(arguments.model_name_or_path) / "config.json").read_text(encoding="utf-8"))
-    auto = "AutoModel" if config.get("architectures") == ["MetisHomeModel"] else "AutoModelForImageTextToText"
-    print(
-        f"Sent {size} to {done.url} ({'private' if done.private else 'public'}). Next: {auto}.from_pretrained("
-        f'"{arguments.repo_id}", revision="{done.commit}", trust_remote_code=True)'
-    )
+    loads = _loads(plan.kind, Path(arguments.model_name_or_path), arguments.repo_id, done.commit)
+    print(f"Sent {size} to {done.url} ({'private' if done.private else 'public'}). Next: {loads}")
     return []
+
+
+def _loads(kind: str, folder: Path, repo_id: str, commit: str) -> str:
+    """What loads exactly this commit."""
+    at = f'"{repo_id}", revision="{commit}"'
+    if kind == "dataset":
+        return f"datasets.load_dataset({at})"
+    if kind == "adapter":
+        return f"peft.PeftModel.from_pretrained(base, {at})"
+    if kind == "vllm":
+        return f"hf download {repo_id} --revision {commit} --local-dir FOLDER"
+    if kind == "dense":
+        return f"AutoModelForImageTextToText.from_pretrained({at})"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    auto = "AutoModel" if config.get("architectures") == ["MetisHomeModel"] else "AutoModelForImageTextToText"
+    return f"{auto}.from_pretrained({at}, trust_remote_code=True)"
 
 
 def _print_files(plan) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .._remarks import leave_out_remarks
 from .presets import PRESETS, Preset
 from .report import MODELS, write_report
 from .results import combine
@@ -169,6 +170,7 @@ def be_quiet():
     Returns:
         What `sys.stdout` was.
     """
+    leave_out_remarks()
     import datasets
     import transformers
 

@@ -14,6 +14,7 @@ from ..conversion.validate import Check
 from ..conversion.validate_files import foreign_code
 from ..hub_templates.cards import PLACEHOLDER
 from ..hub_templates.marked import read_metadata
+from .kinds import Kind, kind_of
 
 
 LOADER = Path(__file__).with_name("load_isolated.py")
@@ -22,11 +23,12 @@ LONGEST = 1200  # characters of somebody else's error
 
 def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) -> list[Check]:
     """
-    All checks of `metis-home validate`, and those of a publisher.
+    What has to hold: for a two-branch model all checks of `metis-home validate` and those of a publisher, for other
+    folders that they are whole and have a card.
 
     Args:
         folder (`Path`):
-            Of a two-branch model.
+            What this library wrote, see [`~publishing.kinds.kind_of`].
         repo_id (`str`):
             Where it shall go, for remedies.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -35,6 +37,9 @@ def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) ->
     Returns:
         `list[Check]`: in a fixed order; `ok` is None where a check was not run.
     """
+    kind = kind_of(folder)
+    if kind != "model":
+        return _check_other(folder, kind, repo_id)
     checks = validate_checkpoint(folder)
     found = {check.name: check.ok for check in checks}
     checks += [_run("license", check_license, folder, repo_id) if found["card"] else _not_run("license", "card")]
@@ -46,6 +51,16 @@ def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) ->
     return checks
 
 
+def _check_other(folder: Path, kind: Kind, repo_id: str) -> list[Check]:
+    from .other_checks import OTHER_CHECKS, check_metadata
+
+    checks = [_run(name, check, folder) for name, check in OTHER_CHECKS[kind].items()]
+    card = _run("card", check_metadata, folder, kind)
+    needing_it = {"license": check_license, "example": check_example}
+    more = [_run(*item, folder, repo_id) if card.ok else _not_run(item[0], "card") for item in needing_it.items()]
+    return [*checks, card, *more]
+
+
 def check_license(folder: Path, repo_id: str) -> str:
     metadata = read_metadata(_card(folder))
     license = metadata.get("license")
@@ -54,7 +69,7 @@ def check_license(folder: Path, repo_id: str) -> str:
         f"--model_name_or_path {folder} --license ...`."
     )
     if not license:
-        raise ValueError(f"README.md states no license, so nobody may use the model. {remedy}")
+        raise ValueError(f"README.md states no license, so nobody may use this. {remedy}")
     if license == "other" and not metadata.get("license_name"):
         raise ValueError(
             "README.md has `license: other`, with which the Hub wants `license_name` and `license_link`. Write both "
@@ -71,7 +86,7 @@ def check_license(folder: Path, repo_id: str) -> str:
 def check_example(folder: Path, repo_id: str) -> str:
     if PLACEHOLDER in _card(folder):
         raise ValueError(
-            f"README.md loads the model as {PLACEHOLDER!r}, a placeholder. Put its name there with `metis-home card "
+            f"README.md loads it as {PLACEHOLDER!r}, a placeholder. Put the name there with `metis-home card "
             f"--model_name_or_path {folder} --model_id {repo_id}`."
         )
     return "the card names a repository"
@@ -97,10 +112,10 @@ def _isolated(folder: Path, trust_remote_code: bool) -> Check:
             f"{', '.join(foreign)}: not this package's version, so it is not run unasked. Read it and pass "
             "--trust_remote_code, or load the model with this package and save it again.",
         )
-    return _run("isolated load", load_isolated, folder, "")
+    return _run("isolated load", load_isolated, folder)
 
 
-def load_isolated(folder: Path, repo_id: str = "") -> str:
+def load_isolated(folder: Path) -> str:
     """Load the folder in a process that cannot import this package. Returns what was loaded."""
     with tempfile.TemporaryDirectory() as scratch:
         # Nothing is fetched, no token is there to be read, and no GPU is needed.
@@ -130,9 +145,9 @@ def _card(folder: Path) -> str:
     return (folder / "README.md").read_text(encoding="utf-8-sig")
 
 
-def _run(name: str, check, folder: Path, repo_id: str) -> Check:
+def _run(name: str, check, *given) -> Check:
     try:
-        return Check(name, True, check(folder, repo_id))
+        return Check(name, True, check(*given))
     except (ValueError, OSError) as error:
         return Check(name, False, str(error))
 

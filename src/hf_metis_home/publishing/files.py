@@ -1,4 +1,4 @@
-"""Which files of a model's folder belong into its repository, and why the others do not."""
+"""Which files of a folder belong into its repository, and why the others do not."""
 
 import fnmatch
 import json
@@ -6,17 +6,30 @@ import re
 from pathlib import Path
 
 from ..conversion.checkpoint import INDEX, weight_files
+from ..conversion.vllm_export import ADAPTERS, MODEL, ROUTER
+from ..modeling.configuration_metis_home import BRANCHES
+from .kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SETTINGS, Kind
 
 
+ABOUT = ("README.md", "LICENSE*", "NOTICE*", "*.png", "*.jpg", "*.jpeg", "*.svg", "*.gif")
 BELONGS = (
-    "README.md", "LICENSE*", "NOTICE*", "config.json", "generation_config.json", "*_metis_home.py",
+    "config.json", "generation_config.json", "*_metis_home.py",
     "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json", ".eval_results/*.yaml", "*.png", "*.jpg", "*.jpeg", "*.svg", "*.gif",
+    "chat_template.jinja", "chat_template.json", ".eval_results/*.yaml",
 )  # fmt: skip
-RECORDS = ("upcycle.json", "fit_router.json", "branch_kind.json")
-# What may stand in the repository from an earlier push, and would be loaded with, or instead of, what is sent.
-STALE = ("model*.safetensors", INDEX, "*_metis_home.py")
+ROWS = "data/*.parquet"
+RECORDS = ("upcycle.json", "fit_router.json", "branch_kind.json", "export.json")
+# What may stand in the repository from an earlier push, and would be loaded with, or instead of, what is sent. A star
+# stands for slashes too.
+WEIGHTS_AND_CODE = ("model*.safetensors", f"*{INDEX}", "*_metis_home.py")
+STALE: dict[Kind, tuple[str, ...]] = {
+    "model": WEIGHTS_AND_CODE,
+    "dense": WEIGHTS_AND_CODE,
+    "adapter": (),
+    "vllm": (*WEIGHTS_AND_CODE, f"{ROUTER}/model*.safetensors"),
+    "dataset": (ROWS,),
+}
 REASONS = (
     ("a pickle, which can run code", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")),
     ("unfinished", ("*.tmp", "*.partial", "*.unfinished", "*.incomplete")),
@@ -31,18 +44,36 @@ REASONS = (
 PATH = re.compile(r'["\s=](?:/|~|\\\\|[A-Za-z]:\\)')  # the begin of an absolute path in JSON
 
 
-def files_to_send(folder: Path) -> dict[str, int]:
+def files_to_send(folder: Path, kind: Kind = "model") -> dict[str, int]:
     """
     Path in the repository to bytes, sorted.
 
     Raises:
         FileNotFoundError: there are no weights, or not all of them.
     """
-    weights = weight_files(folder, "model_name_or_path")
-    names = [path.name for path in weights] + ([INDEX] if (folder / INDEX).is_file() else [])
-    names += [name for pattern in BELONGS for name in _matches(folder, pattern)]
+    if kind == "vllm":
+        names = [SETTINGS] + _names_in(folder, MODEL, "model") + _names_in(folder, ROUTER, "model")
+        names += [name for branch in BRANCHES for name in _names_in(folder, f"{ADAPTERS}/{branch}", "adapter")]
+    elif kind == "dataset":
+        names = _matches(folder, ROWS)
+    else:
+        names = _names_in(folder, "", kind)
+    names += [name for pattern in ABOUT for name in _matches(folder, pattern)]
     names += [name for name in RECORDS if (folder / name).is_file() and _is_public(folder / name)]
     return {name: (folder / name).stat().st_size for name in sorted(set(names))}
+
+
+def _names_in(folder: Path, part: str, kind: Kind) -> list[str]:
+    """Of a model or an adapter in a folder, or in a part of it."""
+    place = folder / part
+    if kind == "adapter":
+        names = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if (place / name).is_file()]
+    else:
+        names = [path.name for path in weight_files(place, "model_name_or_path")]
+        names += [INDEX] if (place / INDEX).is_file() else []
+    patterns = [pattern for pattern in BELONGS if kind == "model" or not pattern.endswith(".py")]
+    names += [name for pattern in patterns for name in _matches(place, pattern)]
+    return [f"{part}/{name}" if part else name for name in names]
 
 
 def left_out(folder: Path, sent: dict[str, int]) -> dict[str, str]:
@@ -61,7 +92,7 @@ def _reason(top: str, name: str) -> str:
     for reason, patterns in REASONS:
         if any(fnmatch.fnmatch(part, pattern) for part in (top, name) for pattern in patterns):
             return reason
-    return "not a part of a model's repository"
+    return "not a part of the repository"
 
 
 def _matches(folder: Path, pattern: str) -> list[str]:

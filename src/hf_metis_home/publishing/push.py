@@ -13,6 +13,7 @@ from pathlib import Path
 from ..conversion.validate import Check
 from .checks import check_folder
 from .files import STALE, files_to_send, left_out
+from .kinds import Kind, kind_of
 
 
 RUN_AGAIN = "Run the same command again: what has arrived is not sent twice."
@@ -30,11 +31,15 @@ class Plan:
             What stays here, and why.
         checks (`list[Check]`):
             Of the folder.
+        kind (`str`):
+            What the folder holds: `"model"` (two branches, or a router alone), `"dense"`, `"adapter"`, `"vllm"` or
+            `"dataset"`.
     """
 
     files: dict[str, int]
     left_out: dict[str, str]
     checks: list[Check]
+    kind: Kind = "model"
 
     @property
     def failed(self) -> list[Check]:
@@ -57,7 +62,7 @@ def plan_push(model_name_or_path: str | Path, repo_id: str, *, trust_remote_code
 
     Args:
         model_name_or_path (`str` or `Path`):
-            Folder of a two-branch model.
+            Folder of a two-branch or dense model, of a router, of an adapter, of an export for vLLM, or of rows.
         repo_id (`str`):
             `OWNER/NAME`.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -65,16 +70,17 @@ def plan_push(model_name_or_path: str | Path, repo_id: str, *, trust_remote_code
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a `repo_id` that cannot be one.
+        ValueError: a `repo_id` that cannot be one, or a folder of none of these kinds.
     """
     folder = Path(model_name_or_path)
     _check_repo_id(repo_id)
+    kind = kind_of(folder)
     checks = check_folder(folder, repo_id, trust_remote_code)
     try:
-        files = files_to_send(folder)
+        files = files_to_send(folder, kind)
     except (ValueError, OSError):  # among the checks, with its reason
         files = {}
-    return Plan(files, left_out(folder, files), checks)
+    return Plan(files, left_out(folder, files), checks, kind)
 
 
 def push_model(
@@ -84,7 +90,7 @@ def push_model(
     private: bool | None = None,
     create_pr: bool = False,
     revision: str | None = None,
-    commit_message: str = "Upload a two-branch model with metis-home",
+    commit_message: str = "Upload with metis-home",
     trust_remote_code: bool = False,
     plan: Plan | None = None,
 ) -> Pushed:
@@ -93,7 +99,7 @@ def push_model(
 
     Args:
         model_name_or_path (`str` or `Path`):
-            Folder of a two-branch model.
+            As in [`plan_push`]. Rows go to a dataset repository, everything else to a model repository.
         repo_id (`str`):
             `OWNER/NAME`. Made if it is not there, unless `create_pr`.
         private (`bool`, *optional*):
@@ -137,18 +143,21 @@ def push_model(
     if plan.failed:
         reasons = "\n".join(f"- {check.name}: {check.detail}" for check in plan.failed)
         raise ValueError(f"{len(plan.failed)} checks failed, so nothing was sent:\n{reasons}")
-    is_private = _prepare(api, repo_id, private, create_pr, revision)
+    repo_type = "dataset" if plan.kind == "dataset" else "model"
+    is_private = _prepare(api, repo_id, repo_type, private, create_pr, revision)
     info = _send(
         api,
-        repo_id,
-        plan.files,
+        plan,
+        repo_id=repo_id,
+        repo_type=repo_type,
         folder_path=model_name_or_path,
         commit_message=commit_message,
         revision=revision,
         create_pr=create_pr,
     )
     target = info.pr_revision or revision or "main"
-    return Pushed(info.pr_url or f"{api.endpoint}/{repo_id}", info.oid, target, is_private)
+    place = _place(api, repo_id, repo_type)
+    return Pushed(info.pr_url or place, info.oid, target, is_private)
 
 
 def check_token(api) -> str:
@@ -201,13 +210,17 @@ def check_target(repo_id: str, create_pr: bool, revision: str | None) -> None:
         )
 
 
-def _prepare(api, repo_id: str, private: bool | None, create_pr: bool, revision: str | None) -> bool:
+def _place(api, repo_id: str, repo_type: str) -> str:
+    return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+
+def _prepare(api, repo_id: str, repo_type: str, private: bool | None, create_pr: bool, revision: str | None) -> bool:
     """The repository, made where it is not there. Returns whether it is private."""
     from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
     try:
         try:
-            found = api.repo_info(repo_id).private
+            found = api.repo_info(repo_id, repo_type=repo_type).private
         except RepositoryNotFoundError as error:
             if create_pr:
                 raise ValueError(
@@ -215,37 +228,38 @@ def _prepare(api, repo_id: str, private: bool | None, create_pr: bool, revision:
                     "request can be opened. Push without create_pr to make it."
                 ) from error
             found = private is not False
-            api.create_repo(repo_id, private=found, exist_ok=True)
+            api.create_repo(repo_id, repo_type=repo_type, private=found, exist_ok=True)
         if private and not found:
             raise ValueError(
                 f"`private` is True, but {repo_id!r} exists and is public. Make it private in its settings at "
-                f"{api.endpoint}/{repo_id}/settings, or leave `private` out to send it to everybody."
+                f"{_place(api, repo_id, repo_type)}/settings, or leave `private` out to send it to everybody."
             )
         if revision not in (None, "main") and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
     except HTTPError as error:
         raise _explained(error, repo_id) from error
     return bool(found)
 
 
-def _send(api, repo_id: str, files: dict[str, int], **options):
+def _send(api, plan: Plan, *, repo_id: str, repo_type: str, **options):
     from huggingface_hub.errors import HTTPError
 
     try:
         info = api.upload_folder(
             repo_id=repo_id,
-            allow_patterns=[glob.escape(name) for name in files],
-            delete_patterns=list(STALE),
+            repo_type=repo_type,
+            allow_patterns=[glob.escape(name) for name in plan.files],
+            delete_patterns=list(STALE[plan.kind]),
             **options,
         )
-        arrived = set(api.list_repo_files(repo_id, revision=info.oid))
+        arrived = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=info.oid))
     except ValueError as error:  # what the Hub says of the card
         raise ValueError(f"The Hub refuses the folder: {error}") from error
     except (HTTPError, RuntimeError) as error:
         raise _explained(error, repo_id) from error
     if options["create_pr"] and info.pr_url is None:
         raise ValueError(f"{repo_id!r} has all of this already, so there is nothing to propose.")
-    if missing := sorted(set(files) - arrived):
+    if missing := sorted(set(plan.files) - arrived):
         raise ValueError(
             f"{missing} did not arrive in {repo_id!r}: a .gitignore there keeps them out. Remove it, and push again."
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 from ..data.dataset_folder import DATASET_TAGS, use_section
 from ..hub_templates.cards import export_card_parts
 from ..hub_templates.folder_card import facts_of, remembered, write_model_card
-from ..hub_templates.marked import write_card
+from ..hub_templates.marked import write_card, write_whole
+from .kinds import ADAPTER_CONFIG, KINDS, adapter_base, kind_of
 
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -32,7 +33,8 @@ def update_card(
 
     Args:
         model_name_or_path (`str` or `Path`):
-            Folder of a two-branch model, of what `metis-home export` wrote, or of rows that `build-data` wrote.
+            Folder of a two-branch model, of what `metis-home export` wrote, of a dense model or an adapter that a
+            trainer saved with a card of its own, or of rows that `build-data` wrote.
         outcomes (`str` or `Path`, *optional*):
             Folder that `metis-home eval` wrote about this model: its results go onto the card, into `model-index` and,
             for benchmarks of the Hub, into `.eval_results/`.
@@ -43,15 +45,16 @@ def update_card(
         title (`str`, *optional*):
             Heading; by default the name in `model_id`.
         base_model (`str`, *optional*):
-            Hub id of the model that this one was made from, where no record in the folder says it.
+            Hub id of the model that this one was made from, where no record in the folder says it. An adapter whose
+            configuration names a path gets it there too.
         datasets, language (`list[str]`, *optional*):
             Metadata of the Hub.
         code_revision (`str`, *optional*):
             Commit of the repository to which the example pins the code.
 
     Returns:
-        `dict`: `kind` (`"model"`, `"export"` or `"dataset"`), `files` that were written, and `kept`, the names of
-        sections that were left because somebody changed them.
+        `dict`: `kind` (`"model"`, `"export"`, `"dense"`, `"adapter"`, `"vllm"` or `"dataset"`), `files` that were
+            written, and `kept`, the names of sections that were left because somebody changed them.
 
     Raises:
         FileNotFoundError: no such folder, or no outcomes there.
@@ -68,21 +71,25 @@ def update_card(
     ```
     """
     folder = Path(model_name_or_path)
-    kind = kind_of(folder)
+    kind = _card_kind(folder)
     given: dict = {
         "outcomes": outcomes, "license": license, "model_id": model_id, "title": title, "base_model": base_model,
         "datasets": datasets, "language": language, "code_revision": code_revision,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     if unfit := sorted(given.keys() - set(GIVEN[kind])):
-        raise ValueError(f"{unfit} have no place on the card of {KINDS[kind]}. Drop them.")
+        raise ValueError(f"{unfit} have no place on the card of {CARD_KINDS[kind]}. Drop them.")
     _check(given)
     if kind == "model":
         return _update_model(folder, given.pop("outcomes", None), given)
     path = folder / "README.md"
-    old = remembered(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    files = ["README.md"]
     if kind == "export":
         record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        if record["format"] == "peft":
+            files += _name_base(folder, given.get("base_model"))
+            record["base_model"] = adapter_base(folder) or record["base_model"]
+        old = remembered(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
         old = {name: value for name, value in old.items() if name in GIVEN["export"] and not record.get(name)}
         apart = {"language": given.pop("language")} if "language" in given else {}
         metadata, sections = export_card_parts(**{**old, **record, **given})
@@ -91,41 +98,45 @@ def update_card(
     else:
         if not path.is_file():
             raise FileNotFoundError(
-                f"`model_name_or_path` is {str(folder)!r}, rows without a README.md. `metis-home build-data` writes "
-                "one with them; what it counted is known to nobody else."
+                f"`model_name_or_path` is {str(folder)!r}, {CARD_KINDS[kind]} without a README.md. What made it "
+                "(`metis-home build-data`, or the trainer's `create_model_card`) writes one; what it saw is known to "
+                "nobody else."
             )
         repo = given.pop("model_id", None)
-        metadata, sections = {"tags": DATASET_TAGS, **given}, {"use": use_section(repo)} if repo else {}
+        metadata, sections = dict(given), {}
+        if kind == "dataset":
+            metadata["tags"], sections = DATASET_TAGS, {"use": use_section(repo)} if repo else {}
+        elif kind == "adapter":
+            files += _name_base(folder, given.get("base_model"))
     kept = write_card(path, metadata, sections, renew=given.keys() & {"license", "language", "base_model"})
-    return {"kind": kind, "files": ["README.md"], "kept": kept}
+    return {"kind": kind, "files": files, "kept": kept}
 
 
-KINDS = {"model": "a two-branch model", "export": "an export", "dataset": "rows"}
+CARD_KINDS = KINDS | {"export": "an export"}
+TRAINED = ("license", "base_model", "datasets", "language")
 GIVEN = {
     "model": ("license", "model_id", "title", "base_model", "datasets", "language", "code_revision", "outcomes"),
     "export": ("license", "model_id", "base_model", "language"),
+    "dense": TRAINED,
+    "adapter": TRAINED,
+    "vllm": TRAINED,
     "dataset": ("license", "model_id", "language"),
 }
 
 
-def kind_of(folder: Path) -> str:
-    """What a folder holds: `"model"`, `"export"` or `"dataset"`."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"`model_name_or_path` is {str(folder)!r}, which is not a folder here. Give the path of one; fetch a Hub "
-            "repository first, with `hf download OWNER/NAME --local-dir FOLDER`."
-        )
-    if (folder / "export.json").is_file():
-        return "export"
-    config = folder / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "metis_home":
-        return "model"
-    if not config.is_file() and any((folder / "data").glob("*.parquet")):
-        return "dataset"
-    raise ValueError(
-        f"`model_name_or_path` is {str(folder)!r}, which is neither a two-branch model nor what `metis-home export` or "
-        "`build-data` wrote. For a dense model or an adapter, the library that trained it writes the card."
-    )
+def _card_kind(folder: Path) -> str:
+    kind = kind_of(folder)
+    return "export" if (folder / "export.json").is_file() else kind
+
+
+def _name_base(folder: Path, base_model: str | None) -> list[str]:
+    """Names the model that an adapter changes, where its configuration does not. Returns what was written."""
+    path = folder / ADAPTER_CONFIG
+    if base_model is None or adapter_base(folder) is not None:
+        return []
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_model}
+    write_whole(path, json.dumps(config, indent=2) + "\n")
+    return [path.name]
 
 
 def _check(given: dict) -> None:

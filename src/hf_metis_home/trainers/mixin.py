@@ -9,6 +9,7 @@ from datasets import IterableDataset
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..hub_templates.cards import hub_id
 from ..hub_templates.folder_card import config_facts, write_model_card
@@ -119,13 +120,18 @@ class MetisHomeTrainerMixin(Trainer):
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle; `run.json` has the settings
         if folder == Path(self.args.output_dir):
             write_run(self)
         if self._writes_card:
             self._write_card(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The parent copies weights and configuration from the checkpoint to the folder it uploads, but not the rest.
+        # The parent writes its arguments, a pickle, right before it uploads the folder. The Hub heeds this file.
+        ignore = Path(self.args.output_dir) / ".gitignore"
+        if self.is_world_process_zero() and not ignore.exists():
+            ignore.write_text(f"{TRAINING_ARGS_NAME}\n", encoding="utf-8")
+        # It copies weights and configuration from the checkpoint there, but not the rest.
         for file in Path(checkpoint_folder).glob("*.py"):
             shutil.copy(file, self.args.output_dir)
         if self._writes_card and self.is_world_process_zero():

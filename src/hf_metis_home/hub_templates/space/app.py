@@ -21,6 +21,7 @@ import html
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import gradio as gr
@@ -184,20 +185,34 @@ def decision_card(thinking: bool, probability: float, threshold: float, mode: st
     )
 
 
-def answer(image, question: str, mode: str, threshold: float, both: bool = False):
-    """What the page shows while one branch, or one after the other, answers."""
-    steps = run(model_inputs(image, question), mode, threshold, both)
-    chosen, probability = next(steps)
-    page = {decision: decision_card(chosen, probability, threshold, "both" if both else mode)}
-    for thinking, panel in panels.items():
-        page |= panel.cleared(visible=both or thinking == chosen)
-    yield page
-    for thinking, thought, text, tokens, seconds in steps:
-        yield panels[thinking].filled(thought, text, tokens, seconds)
+def answer(image, question: str, mode: str, threshold: float, visitor: dict, both: bool = False):
+    """What the page shows while one branch, or one after the other, answers. It ends early where Stop was pressed."""
+    number = visitor["asked"]
+    with closing(run(model_inputs(image, question), mode, threshold, both)) as steps:
+        if visitor["stopped"] >= number:  # while others were served
+            return
+        chosen, probability = next(steps)
+        page = {decision: decision_card(chosen, probability, threshold, "both" if both else mode)}
+        for thinking, panel in panels.items():
+            page |= panel.cleared(visible=both or thinking == chosen)
+        yield page
+        for thinking, thought, text, tokens, seconds in steps:
+            yield panels[thinking].filled(thought, text, tokens, seconds)
+            if visitor["stopped"] >= number:
+                return
 
 
-def answer_both(image, question: str, mode: str, threshold: float):
-    yield from answer(image, question, mode, threshold, both=True)
+def answer_both(image, question: str, mode: str, threshold: float, visitor: dict):
+    yield from answer(image, question, mode, threshold, visitor, both=True)
+
+
+def count_question(visitor: dict):
+    visitor["asked"] += 1
+
+
+def stop_answers(visitor: dict):
+    """All that the visitor has asked so far. Gradio's `cancels` would do it too, but may leave "Error" on the page."""
+    visitor["stopped"] = visitor["asked"]
 
 
 class Panel:
@@ -290,12 +305,15 @@ with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
     mode.change(
         lambda choice: gr.update(interactive=choice == "auto"), mode, threshold, queue=False, api_visibility="private"
     )
-    inputs = [picture, question, mode, threshold]
+    visitor = gr.State({"asked": 0, "stopped": -1})  # numbers of questions; a copy for each visitor
+    inputs = [picture, question, mode, threshold, visitor]
     outputs = [decision, *(part for panel in panels.values() for part in panel.parts)]
+    at_once = {"inputs": visitor, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
     shared = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
-    asked = gr.on([ask.click, question.submit], answer, inputs, outputs, api_name="answer", **shared)
-    compared = compare.click(answer_both, inputs, outputs, api_name="answer_both", **shared)
-    stop.click(None, cancels=[asked, compared])
+    asked = gr.on([ask.click, question.submit], count_question, **at_once)
+    asked.then(answer, inputs, outputs, api_name="answer", **shared)
+    compare.click(count_question, **at_once).then(answer_both, inputs, outputs, api_name="answer_both", **shared)
+    stop.click(stop_answers, **at_once)
 
 demo.queue(max_size=32)
 
