@@ -16,8 +16,8 @@ same limit on tokens, and every round has new questions.
 
 With `transformers serve`, which answers one request at a time, two dense models are two processes that answer two; and
 it takes the tags of a thought out of a dense Qwen2.5-VL's stream, whose first text comes one to three tokens later.
-vLLM answers many. There the prefix cache is off, so that nobody gains by being asked second. A hybrid's `ffn` branches run on
-the plugin's class, where this package is installed in vLLM's environment, and dense models on vLLM's own Qwen2.5-VL.
+vLLM answers many. There the prefix cache is off, so that nobody gains by being asked second. A hybrid's `ffn` branches
+run on the class that this package adds, where it is installed beside vLLM, and dense models on vLLM's own Qwen2.5-VL.
 """
 
 import json
