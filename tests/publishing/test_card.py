@@ -177,7 +177,7 @@ def test_hand_edited_threshold_is_not_called_calibrated(folder, tmp_path):
         (["--datasets", "ok/rows", "../rows"], "`datasets` is '../rows'"),
         (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which does not exist"),
         (["--model_name_or_path", "nowhere"], "which is not a folder here"),
-        (["--model_name_or_path", "."], "is neither a two-branch model nor what"),
+        (["--model_name_or_path", "."], "holds no config.json of a model"),
     ],
 )
 def test_refusals(folder, words, message, capsys, tmp_path, monkeypatch):
