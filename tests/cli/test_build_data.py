@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
         (["--dataset", "missing.jsonl"], "`dataset` is 'missing.jsonl', which could not be read"),
         (
             ["--model_name_or_path", "missing/model"],
-            "`--model_name_or_path` is 'missing/model', which cannot be loaded",
+            "`--model_name_or_path` is 'missing/model', which is no folder here and cannot be loaded",
         ),
     ],
 )

@@ -94,6 +94,7 @@ def test_a_talk(terminal, tmp_path):
     here.type("/fold\n/unfold\n/save talk.md\n")
     here.until("thoughts are folded")
     assert "7 - 3 = 4" in here.until("wrote 1 turn to talk.md")
+    here.until("> ")  # keys are read again
     here.type("\x04")  # Ctrl-D
     assert here.close() == 0
     assert "```text\n7 - 3?\n```" in (tmp_path / "talk.md").read_text("utf-8")
