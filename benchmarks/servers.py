@@ -15,12 +15,13 @@ from pathlib import Path
 
 import httpx
 
+from hf_metis_home.serving.launch import STOP_SECONDS, stop
+
 from .common import status
 
 
 LOCAL = "127.0.0.1"
 ROOT = Path(__file__).parents[1]
-STOP_SECONDS = 60
 
 
 @dataclass
@@ -131,7 +132,7 @@ class Starter:
             _wait(url, self.seconds, process.poll, f"`{shlex.join(command)}`", log)
             yield Server(url, [process.pid])
         finally:
-            _stop(process)
+            stop(process)
 
     def _environment(self) -> dict[str, str]:
         found = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
@@ -169,17 +170,3 @@ def _wait(url: str, seconds: float, ended, what: str, log: Path | None = None) -
             pass
         time.sleep(0.3)
     raise TimeoutError(f"{what} was not ready after {seconds:g} s. Give it more with --start_seconds.")
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """End a process and its group."""
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()

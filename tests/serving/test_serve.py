@@ -29,7 +29,7 @@ def serve(folder, *flags):
 
 @pytest.mark.slow
 def test_transformers_serve_end_to_end(hybrid_folder):
-    pytest.importorskip("openai", reason="`transformers serve` needs it")
+    pytest.importorskip("openai", reason="`transformers serve` needs it: pip install openai, or make install")
     port = free_port()
     started, log = serve(
         hybrid_folder, "--port", port, "--served_model_name", "my-hybrid", "--engine_args=--device cpu"

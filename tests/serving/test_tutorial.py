@@ -13,7 +13,7 @@ from .common import free_port, make_hybrid, process, wait_until
 
 @pytest.mark.slow
 def test_serving_tutorial(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("openai", reason="`transformers serve` needs it")
+    pytest.importorskip("openai", reason="`transformers serve` needs it: pip install openai, or make install")
     monkeypatch.chdir(tmp_path)
     Path("runs/demo").mkdir(parents=True)
     make_hybrid(Path("runs/demo/hybrid"))

@@ -134,7 +134,7 @@ def test_rollouts_by_vllm_that_cannot_be(tmp_path, given, options, message):
         make_grpo(tmp_path, (str(tmp_path / "hybrid"), processor), trainer_options=adapter, **options)
 
 
-@pytest.mark.skipif(is_vllm_available(), reason="vLLM is installed")
+@pytest.mark.skipif(is_vllm_available(), reason="tests the error where vLLM is missing; here it is installed")
 def test_without_vllm(tmp_path):
     make_dense()[0].save_pretrained(tmp_path / "dense")
     for options in ({"use_vllm": True}, {**VLLM, "vllm_dense_model": str(tmp_path / "dense")}):

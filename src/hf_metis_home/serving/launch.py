@@ -123,7 +123,7 @@ def _running(command: list[str], **options):
         pass
     finally:
         ended = engine.poll()
-        _stop(engine)
+        stop(engine)
     if ended is not None:
         raise ChildProcessError(f"The engine ended by itself, with exit code {ended}. What it printed stands above.")
 
@@ -228,8 +228,8 @@ def _is_ready(engine: subprocess.Popen, port: int, seconds: float, host: str = L
     raise TimeoutError(f"The engine did not answer within {seconds:g} seconds. Give it more with `start_seconds`.")
 
 
-def _stop(engine: subprocess.Popen) -> None:
-    """The engine and whatever it started, which are a process group of their own."""
+def stop(engine: subprocess.Popen) -> None:
+    """End an engine and whatever it started, which are a process group of their own."""
     if engine.poll() is None:
         os.killpg(engine.pid, signal.SIGTERM)
         try:
