@@ -86,7 +86,7 @@ def config_values(sizes: Sizes) -> dict:
 
 
 def dense_model(sizes: Sizes, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-    return finish(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config_values(sizes))), sizes, seed)
+    return build(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(**config_values(sizes)), sizes, seed)
 
 
 def hybrid_model(sizes: Sizes, router_layer: int, seed: int = 0, **text) -> MetisHomeForConditionalGeneration:
@@ -100,20 +100,22 @@ def hybrid_model(sizes: Sizes, router_layer: int, seed: int = 0, **text) -> Meti
         thinking_opening_ids=[9],
         non_thinking_opening_ids=[9, 10],
     )
-    model = finish(MetisHomeForConditionalGeneration(config), sizes, seed)
+    model = build(MetisHomeForConditionalGeneration, config, sizes, seed)
     model.model.language_model.router.float()
     return model
 
 
 @torch.no_grad()
-def finish(model, sizes: Sizes, seed: int):
+def build(model_class, config, sizes: Sizes, seed: int):
     """Draw every matrix by its name: models then share what they have in common, and none needs another to be made."""
+    with torch.device(sizes.device):
+        model = model_class._from_config(config, dtype=getattr(torch, sizes.dtype))
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             name = f"{seed} {name.replace('.mlp.thinking.', '.mlp.')}"
-            generator = torch.Generator().manual_seed(crc32(name.encode()))
+            generator = torch.Generator(sizes.device).manual_seed(crc32(name.encode()))
             parameter.normal_(std=0.7 if name.endswith("router.score.weight") else 0.02, generator=generator)
-    return model.eval().to(sizes.device, getattr(torch, sizes.dtype))
+    return model.eval()
 
 
 def queries(sizes: Sizes, count: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:

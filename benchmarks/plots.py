@@ -25,7 +25,8 @@ def write_plot(args: argparse.Namespace, ratios: dict[int, dict[str, float]], re
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    path = args.output.parent / "assets" / f"{section_of(args)}.svg"
+    name = section_of(args) if args.device == "cpu" else f"{section_of(args)}_{args.device}"
+    path = args.output.parent / "assets" / f"{name}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(next(iter(ratios.values())))
     height = 0.8 / len(ratios)

@@ -86,13 +86,23 @@ def rows(sizes: Sizes, modes: list[bool], short: bool = False, sums: int = 8) ->
 
 
 COMMON = {
-    "output_dir": tempfile.gettempdir(), "max_steps": 1000, "save_strategy": "no", "report_to": "none", "use_cpu": True,
-    "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True, "logging_steps": 1000,
+    "output_dir": tempfile.gettempdir(), "max_steps": 1000, "save_strategy": "no", "report_to": "none",
+    "gradient_checkpointing": False, "disable_tqdm": True, "logging_steps": 1000,
 }  # fmt: skip
 
 
+def common(sizes: Sizes) -> dict:
+    """Weights stay in float32 with `bfloat16`, as the trainers' own default has it: the arithmetic is mixed."""
+    return {
+        **COMMON,
+        "use_cpu": sizes.device == "cpu",
+        "bf16": sizes.dtype == "bfloat16",
+        "per_device_train_batch_size": sizes.batch,
+    }
+
+
 def sft_trainers(sizes: Sizes, sums: int) -> dict:
-    options = {**COMMON, "per_device_train_batch_size": sizes.batch, "max_length": None}
+    options = {**common(sizes), "max_length": None}
     result = {}
     for name, modes in {"TRL, dense": [True], "one branch": [True], "mixed": [True, False]}.items():
         model, processor = make_models(sizes)
@@ -113,8 +123,7 @@ def varied(completion_ids, **kwargs) -> list[float]:
 
 def grpo_trainers(sizes: Sizes) -> dict:
     options = {
-        **COMMON,
-        "per_device_train_batch_size": sizes.batch,
+        **common(sizes),
         "num_generations": ROLLOUTS,
         "max_completion_length": ANSWER_TOKENS,
         "learning_rate": 0.0,
@@ -145,8 +154,7 @@ def step(trainer, optimizer: bool, batch=None) -> Variant:
     batch = next(iter(trainer.get_train_dataloader())) if batch is None else batch
     if trainer.optimizer is None:
         trainer.create_optimizer()
-    model = trainer.model.train()
-    trainer.model_wrapped = model
+    model = trainer.model_wrapped = trainer.accelerator.prepare(trainer.model.train())
     trainer.current_gradient_accumulation_steps = 1
     count = (batch["labels"] != -100).sum() if "labels" in batch else None
 
@@ -170,7 +178,7 @@ def padding_steps(sizes: Sizes) -> dict[str, Variant]:
     result = {}
     for name, orders in {"mixed batches": [[True, False]] * 2, "one_mode_batches": [[True], [False]]}.items():
         model, processor = make_models(sizes)
-        options = {**COMMON, "per_device_train_batch_size": sizes.batch, "max_length": None}
+        options = {**common(sizes), "max_length": None}
         parts = [rows(sizes, (modes * sizes.batch)[: sizes.batch], short=True) for modes in orders]
         trainer = MetisHomeSFTTrainer(
             upcycle(model, processor), MetisHomeSFTConfig(**options), train_dataset=parts[0], processing_class=processor

@@ -3,7 +3,11 @@
 import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_flash_attn_4_available,
+)
 
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 
@@ -53,15 +57,24 @@ def test_attention_implementations_agree(implementation, thinking):
         torch.testing.assert_close(found.router_logits, expected.router_logits, rtol=0, atol=1e-4)
 
 
+FLASH = {
+    "flash_attention_2": is_flash_attn_2_available,
+    "flash_attention_3": is_flash_attn_3_available,
+    "flash_attention_4": is_flash_attn_4_available,
+}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: flash attention runs nowhere else")
-@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn: pip install 'hf-metis-home[flash]'")
+@pytest.mark.parametrize("implementation", FLASH)
 @pytest.mark.parametrize("thinking", CALLS)
-def test_flash_attention_agrees(thinking):
+def test_flash_attention_agrees(thinking, implementation):
+    if not FLASH[implementation]():
+        pytest.skip(f"needs {implementation}: pip install flash-attn (2), flash-attn-3 or flash-attn-4")
     hybrid = tiny_hybrid().to("cuda", torch.bfloat16)
     inputs = {name: tensor.cuda() for name, tensor in batch(PROMPTS).items()}
     expected = forward(hybrid, inputs, thinking=thinking).logits
-    hybrid.set_attn_implementation("flash_attention_2")
+    hybrid.set_attn_implementation(implementation)
     found = forward(hybrid, inputs, thinking=thinking).logits
     torch.testing.assert_close(unpadded(found.cpu()), unpadded(expected.cpu()), rtol=0, atol=0.2)
 

@@ -1,10 +1,15 @@
 """What users get: a saved folder, loaded where this package cannot be imported, offline, and saved again from there."""
 
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
+import pytest
 import torch
 
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration, MetisHomeModel
@@ -12,6 +17,7 @@ from hf_metis_home.modeling import MetisHomeForConditionalGeneration, MetisHomeM
 from .tiny import batch, prompt_ids, tiny_hybrid
 
 
+ROOT = Path(__file__).parents[2]
 CODE_FILES = {
     "branches_metis_home.py",
     "compat_metis_home.py",
@@ -91,6 +97,22 @@ def test_isolated_load_equals_and_saves_again(tmp_path):
     assert torch.equal(found["tokens"], tokens)
     check_folder(tmp_path / "second")
     check_folder(tmp_path / "second-again")  # what was loaded from what was saved there saves all of it too
+
+
+def test_an_older_transformers_is_told_what_is_needed(monkeypatch):
+    from hf_metis_home.modeling import compat_metis_home
+
+    code = Path(compat_metis_home.__file__).read_text()
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "5.17.0" if name == "transformers" else version(name)
+    )
+    with pytest.raises(
+        ImportError, match=r">=5\.18 is required .* found transformers==5\.17\.0.\nMetis-HOME needs it. Run `pip"
+    ):
+        exec(code, {})
+    floor = re.search(r'require_version\("(transformers>=[\d.]+)"', code).group(1)
+    assert floor in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
 def test_loads_without_remote_code_where_the_package_is(tmp_path):
