@@ -2,7 +2,8 @@
 Two branches against one dense model on the same rows, and routers trained with them.
 
 Stage-SFT on rows of both modes, without two families (`squares`, `words`), which routers are later asked about. Hybrids
-with the router's loss in the shared parts, and detached from them; the dense model chooses its mode itself.
+with the router's loss in the shared parts, and detached from them, what it reads normalised or *raw*; the dense model
+chooses its mode itself.
 
 ```bash
 python -m benchmarks.evidence.joint --base runs/demo/base --seed 0 --output runs/evidence/joint_0.json
@@ -34,6 +35,8 @@ ARMS = {  # options of the router; None for a dense model
     "hybrid, depth 2": {"router_layer": 2},
     "hybrid, depth 1, mean": {"router_layer": 1, "router_pooling": "mean"},
     "hybrid, depth 1, attention": {"router_layer": 1, "router_pooling": "attention"},
+    "hybrid, depth 1, raw": {"router_layer": 1},
+    "hybrid, depth 1, attention, raw": {"router_layer": 1, "router_pooling": "attention"},
 }
 
 
@@ -80,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
             model = hybrid_of(model, processor, args.seed, **options)
             if "detached" in arm:
                 detach_router(model)
+            if "raw" in arm:
+                model.model.language_model.router.normalise = lambda features: features
         model = train(model, processor, rows, steps, args.seed)
         record = {"seconds": round(time.perf_counter() - started)}
         results.save(arm, model)

@@ -4,7 +4,8 @@ Routers trained afterwards, on parts that stand still: which depth, pooling and 
 Reads the prompts with a hybrid of `joint` whose router was detached, with the hybrid of `story` whose shared parts
 never trained after the split, and with the base itself, at every depth and through either branch; pools the states, and
 trains the router's two layers as `fit_router` does (`queries`: its four queries too). Fitted on new questions of the
-families that `joint` trains on.
+families that `joint` trains on. Every token is normalised first, unless the read is called *raw*. *Confidence* is no
+read of the prompt: how sure the non-thinking branch is of the direct answer that it writes.
 
 ```bash
 python -m benchmarks.evidence.probes --base runs/demo/base --seed 0 --output runs/evidence/probes_0.json
@@ -13,8 +14,12 @@ python -m benchmarks.evidence.probes --base runs/demo/base --seed 0 --output run
 
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from hf_metis_home.evaluation.outcomes import collect_outcomes
 from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, TASKS, make_dataset
@@ -32,7 +37,7 @@ from .joint import SEEN
 
 
 TOKEN_COST = 0.01  # as in the earlier comparison of labels and outcomes
-POOLINGS = ("mean", "modality_mean", "last", "queries")
+POOLINGS = ("mean", "modality_mean", "last", "queries", "modality_mean, raw", "queries, raw")
 MODELS = {
     "detached": ("joint", "hybrid, depth 1, detached"),
     "branch alone": ("story", "hybrid ffn"),
@@ -42,7 +47,7 @@ MODELS = {
 
 @torch.no_grad()
 def read(model, processor, rows: list[dict], through: bool) -> list[dict]:
-    """Normalised hidden states `(rows, tokens, hidden)` at every depth, padded on the left, and the masks."""
+    """Hidden states `(rows, tokens, hidden)` at every depth, padded on the left, and the masks."""
     batches = []
     for start in range(0, len(rows), 100):
         inputs = prompts(processor, rows[start : start + 100], None)
@@ -50,7 +55,6 @@ def read(model, processor, rows: list[dict], through: bool) -> list[dict]:
         states = model.model(**inputs, thinking=through, output_hidden_states=True).hidden_states
         mask = model.model._router_mask(ids, ids, inputs["attention_mask"], None)
         vision = ids == model.config.image_token_id
-        states = [F.layer_norm(state, state.shape[-1:]) for state in states]
         batches.append({"states": states, "mask": mask, "vision": vision})
     longest = max(batch["mask"].shape[1] for batch in batches)
 
@@ -62,8 +66,9 @@ def read(model, processor, rows: list[dict], through: bool) -> list[dict]:
     return [{"states": joined([batch["states"][d] for batch in batches]), **masks} for d in range(depths)]
 
 
-def pooled(tokens: dict, pooling: str) -> torch.Tensor:
+def pooled(tokens: dict, pooling: str, raw: bool) -> torch.Tensor:
     states, mask, vision = tokens["states"], tokens["mask"], tokens["vision"]
+    states = states if raw else F.layer_norm(states, states.shape[-1:])
     if pooling == "last":  # with the header of the answer
         return states[:, -1]
     masks = [mask] if pooling == "mean" else [mask & ~vision, mask & vision]
@@ -72,26 +77,28 @@ def pooled(tokens: dict, pooling: str) -> torch.Tensor:
     return (weights @ states).flatten(1)
 
 
-def fit_layers(config, fit: dict, pooling: str, sides, seed: int, steps: int):
+def fit_layers(config, fit: dict, pooling: str, raw: bool, sides, seed: int, steps: int):
     """The router's two layers on pooled states; gives a function from tokens to logits."""
     config = config.from_dict(config.to_dict() | {"router_pooling": pooling if pooling == "modality_mean" else "mean"})
     torch.manual_seed(seed)
     router = MetisHomeRouter(config)
     layers = [router.up_proj.weight, router.up_proj.bias, router.score.weight, router.score.bias]
     torch.nn.init.zeros_(router.score.weight), torch.nn.init.zeros_(router.score.bias)
-    features = pooled(fit, pooling)
+    features = pooled(fit, pooling, raw)
     ours, held = ({"features": features[side.rows], "side": side} for side in sides)
     options = {"steps": steps, "learning_rate": 3e-3, "batch_size": 64, "seed": seed}
     before = [layer.detach().clone() for layer in layers]
     layers, _ = train_layers(before, ours["features"], ours["side"], held["features"], held["side"], **options)
-    return lambda tokens: layer_logits(layers, pooled(tokens, pooling))
+    return lambda tokens: layer_logits(layers, pooled(tokens, pooling, raw))
 
 
-def fit_queries(config, fit: dict, sides, seed: int, steps: int):
+def fit_queries(config, fit: dict, raw: bool, sides, seed: int, steps: int):
     """The router with its four queries, all of it trained; the best of ten looks at the held-out rows."""
     config = config.from_dict(config.to_dict() | {"router_pooling": "attention"})
     torch.manual_seed(seed)
     router = MetisHomeRouter(config)
+    if raw:
+        router.normalise = lambda features: features
     torch.nn.init.normal_(router.query.weight, std=0.02)
     torch.nn.init.zeros_(router.score.weight), torch.nn.init.zeros_(router.score.bias)
     side, held = sides
@@ -133,16 +140,65 @@ def probe(results: Results, name: str, model, processor, labelled: dict, fit_row
                     arm = f"{name}, depth {depth}, {branch}, {pooling}, {labels}"
                     if arm in results or (depth == 0 and pooling == "last"):
                         continue
-                    if pooling == "queries":
-                        scores = fit_queries(config, fit[depth], sides, seed, steps // 2)(asked[depth])
+                    read_as, _, raw = pooling.partition(", ")
+                    if read_as == "queries":
+                        scores = fit_queries(config, fit[depth], bool(raw), sides, seed, steps // 2)(asked[depth])
                     else:
-                        scores = fit_layers(config, fit[depth], pooling, sides, seed, steps)(asked[depth])
-                    thinks = (scores[:, 1] >= scores[:, 0]).tolist()
-                    found = {
-                        task: "".join(str(int(t)) for t, row in zip(thinks, test, strict=True) if row["task"] == task)
-                        for task in TASKS
-                    }
-                    results.add(arm, {"thinks": found})
+                        scores = fit_layers(config, fit[depth], read_as, bool(raw), sides, seed, steps)(asked[depth])
+                    results.add(arm, {"thinks": by_task(scores[:, 1] >= scores[:, 0], test)})
+
+
+def by_task(thinks, rows) -> dict[str, str]:
+    thinks = [str(int(value)) for value in thinks]
+    return {t: "".join(x for x, row in zip(thinks, rows, strict=True) if row["task"] == t) for t in TASKS}
+
+
+@torch.no_grad()
+def certainty(model, processor, rows: list[dict]) -> np.ndarray:
+    """
+    Of the direct answer that the non-thinking branch writes: mean and least log-probability of its tokens, entropy of
+    the first one, and how many there are.
+    """
+    found = []
+    closing = processor.tokenizer.convert_tokens_to_ids("</answer>")
+    for start in range(0, len(rows), 100):
+        inputs = prompts(processor, rows[start : start + 100], False)
+        width = inputs["input_ids"].shape[1]
+        out = model.generate(
+            **inputs,
+            thinking=False,
+            do_sample=False,
+            max_new_tokens=8,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        probabilities = torch.stack(out.logits, dim=1).log_softmax(dim=-1)  # [B, T, V]
+        tokens = out.sequences[:, width:]
+        chosen = probabilities.gather(-1, tokens[..., None])[..., 0]
+        own = (tokens == closing).int().cumsum(dim=1) == 0
+        own[:, 0] = True
+        count = own.sum(dim=1)
+        first = probabilities[:, 0]
+        entropy = -(first.exp() * first).sum(dim=-1)
+        least = chosen.masked_fill(~own, 0.0).amin(dim=1)
+        found.append(torch.stack([(chosen * own).sum(dim=1) / count, least, entropy, count.float()], dim=1))
+    return torch.cat(found).numpy()
+
+
+def probe_certainty(results: Results, name: str, model, processor, labelled: dict, fit_rows, test, seed: int):
+    """Logistic regression on how sure the direct answer is."""
+    arms = {f"{name}, confidence, {labels}": labels for labels in labelled}
+    if all(arm in results for arm in arms):
+        return
+    fit, asked = certainty(model, processor, fit_rows), certainty(model, processor, test)
+    for arm, labels in arms.items():
+        sides = [select_known(side) for side in split_questions(labelled[labels], 0.2, seed)]
+        rows = [row for side in sides for row in side.rows]  # nothing to stop early, so all of them
+        target = torch.cat([side.target for side in sides]).numpy()
+        stake = torch.cat([side.stake for side in sides]).numpy()
+        regression = make_pipeline(StandardScaler(), LogisticRegression())
+        regression.fit(fit[rows], target, logisticregression__sample_weight=stake)
+        results.add(arm, {"thinks": by_task(regression.predict(asked), test)})
 
 
 def select_known(side):
@@ -178,6 +234,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(error)
                 labelled.pop("outcomes", None)
         probe(results, name, model, processor, labelled, rows, test, args.seed, steps)
+        probe_certainty(results, name, model, processor, labelled, rows, test, args.seed)
         print(args.seed, name, f"{time.perf_counter() - started:.0f} s", flush=True)
 
 

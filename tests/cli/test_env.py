@@ -3,6 +3,7 @@
 import shutil
 
 import torch
+from transformers.utils import import_utils
 
 from hf_metis_home.cli import env, main
 
@@ -46,10 +47,12 @@ def test_gpus_are_described(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(env, "find_spec", lambda name: None)
+    for number in (2, 3, 4):
+        monkeypatch.setattr(import_utils, f"is_flash_attn_{number}_available", lambda number=number: number == 4)
     found = lines(capsys)
     assert found["cuda:0"] == "NVIDIA H100, 80 GB, bf16" and "GPU" not in found
-    assert found["attention flash_attention_2"] == ("✗ flash-attn is not installed: pip install 'hf-metis-home[flash]'")
+    assert found["attention flash_attention_2"] == "✗ not installed: pip install 'hf-metis-home[flash]'"
+    assert found["attention flash_attention_4"] == "✓"
 
 
 def test_a_torch_without_cuda_beside_a_driver(capsys, monkeypatch):

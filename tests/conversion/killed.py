@@ -21,9 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 
-from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a fork cannot use a GPU that the process it came from has used
+
+import torch  # noqa: E402
+
+from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint  # noqa: E402
 
 
 watched: dict = {}  # empty in the process that forks

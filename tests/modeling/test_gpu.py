@@ -27,7 +27,7 @@ def test_routes_like_the_cpu(hybrid):
     inputs = batch(PROMPTS)
     expected = hybrid.route(**inputs).thinking_probability
     found = hybrid.cuda().route(**on_gpu(inputs)).thinking_probability
-    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=0)  # CUDA's convolutions take TF32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -38,7 +38,12 @@ def test_either_branch_is_the_dense_model(hybrid, dtype):
     for thinking, twin in twins.items():
         with torch.no_grad():
             expected = twin.to("cuda", dtype)(**inputs).logits
-            assert torch.equal(hybrid(**inputs, thinking=thinking).logits, expected)
+            found = hybrid(**inputs, thinking=thinking).logits
+        if hybrid.config.text_config.branch_kind == "lora":  # the twin has the low-rank change merged into its weights
+            atol = {torch.float32: 1e-3, torch.bfloat16: 0.2}[dtype]
+            torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+        else:
+            assert torch.equal(found, expected)
 
 
 def test_mixed_batch_answers_like_its_rows(hybrid):

@@ -11,7 +11,6 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 
 from ._run import run_verb
 
@@ -75,14 +74,18 @@ def _devices() -> dict[str, str]:
 def _attention() -> dict[str, str]:
     """Whether each `attn_implementation` can be used here, and why not."""
     import torch
+    from transformers.utils import import_utils
 
-    if not torch.cuda.is_available():
-        flash = "✗ needs a CUDA device"
-    elif find_spec("flash_attn") is None:
-        flash = f"✗ flash-attn is not installed: pip install '{DISTRIBUTION}[flash]'"
-    else:
-        flash = "✓"
-    return {"eager": "✓", "sdpa": "✓", "flash_attention_2": flash}
+    found = {"eager": "✓", "sdpa": "✓"}
+    for number, package in enumerate((f"'{DISTRIBUTION}[flash]'", "flash-attn-3", "flash-attn-4"), start=2):
+        if not torch.cuda.is_available():
+            state = "✗ needs a CUDA device"
+        elif getattr(import_utils, f"is_flash_attn_{number}_available")():
+            state = "✓"
+        else:
+            state = f"✗ not installed: pip install {package}"
+        found[f"flash_attention_{number}"] = state
+    return found
 
 
 def extra_problems() -> dict[str, list[str]]:
