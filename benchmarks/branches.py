@@ -3,13 +3,11 @@ What two branches and a router cost against the dense model of the same sizes, i
 
 ```bash
 python -m benchmarks.branches --threads 1 2 --repeats 20
-python -m benchmarks.branches --device cuda --dtype bfloat16 --compile --repeats 50
+python -m benchmarks.branches --device cuda --dtype bfloat16 --repeats 50
 ```
 
 *One branch*: all queries of the batch take the thinking branch. *Mixed*: every second one does.
 """
-
-import time
 
 import torch
 from torch.nn import functional as F
@@ -23,7 +21,6 @@ from .common import (
     parser,
     peak_memory,
     start,
-    synchronise,
     table,
     write_section,
 )
@@ -79,20 +76,6 @@ def decode(model, inputs: dict, branch: dict, steps: int) -> Variant:
             model(input_ids=token, past_key_values=cache, use_cache=True, **branch)
 
     return Variant(run, prepare, steps)
-
-
-def compiled(model, inputs: dict, branch: dict, steps: int) -> Variant:
-    """Decoding as `generate` compiles it for a static cache: a run of `steps` more tokens, less one without them."""
-
-    def seconds(tokens: int) -> float:
-        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "cache_implementation": "static"}
-        synchronise("cuda")
-        started = time.perf_counter()
-        model.generate(**inputs, do_sample=False, **options, **branch)
-        synchronise("cuda")
-        return time.perf_counter() - started
-
-    return Variant(lambda: seconds(1 + steps) - seconds(1), count=steps, own_clock=True)
 
 
 def generate(model, inputs: dict, branch: dict) -> Variant:
@@ -229,13 +212,6 @@ def timed_parts(models: dict, sizes: Sizes, inputs: dict, args) -> tuple[list[st
         table(COLUMNS, against_dense(decoded)),
     ]
     pictured = {**bars("prefill", prefilled), **bars("decode", decoded)}
-    if args.compile:
-        decoded = timed(compiled, args.decode_tokens)
-        parts += [
-            '**Decoding, compiled**: `generate` with `cache_implementation="static"`, per step of the batch.',
-            table(COLUMNS, against_dense(decoded)),
-        ]
-        pictured |= bars("decode, compiled", decoded)
     parts += decode_tables(models, decoded, sizes)
     routing, routed = routing_tables(models, inputs, args)
     parts, pictured = parts + routing, pictured | routed
@@ -266,12 +242,9 @@ def training_tables(models: dict, trained: dict, args) -> tuple[list[str], dict[
 def main(argv: list[str] | None = None) -> None:
     arguments = parser("benchmarks.branches", __doc__.strip().splitlines()[0], repeats=20)
     arguments.add_argument("--decode_tokens", type=int, default=16, help="Tokens of one decoding run.")
-    arguments.add_argument("--compile", action="store_true", help="Also decode compiled, with CUDA graphs; cuda only.")
     arguments.add_argument("--skip_training", action="store_true", help="Needs several times the memory of answering.")
     Sizes.add_flags(arguments)
     args = start(arguments, argv)
-    if args.compile and args.device != "cuda":
-        arguments.error("--compile needs --device cuda: on a CPU `generate` does not compile.")
     sizes = Sizes.of(args)
     inputs = queries(sizes)
     models = {"dense": dense_model(sizes), **{layer: hybrid_model(sizes, layer) for layer in ROUTER_LAYERS}}
