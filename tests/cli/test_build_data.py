@@ -108,6 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
         (["--temperature", "0"], "`--temperature` is 0.0"),
         (["--top_p", "1.5", "--n_rollouts", "0"], "`--n_rollouts` is 0, but must be positive"),
         (["--expert_model", "big"], "belong together"),
+        (["--model_revision", "v1", "--endpoint", "http://localhost:8000/v1"], "the server says which revision"),
         (["--endpoint", "nowhere"], "`endpoint` is 'nowhere', which is no address"),
         (["--dataset", "missing.jsonl"], "`dataset` is 'missing.jsonl', which could not be read"),
         (

@@ -1,14 +1,18 @@
 """A model by its name, whose code runs only where the user says so."""
 
 import os
+from dataclasses import asdict
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import constants
 
 from hf_metis_home.cli import main
 from hf_metis_home.cli._models import load_model
+from hf_metis_home.cli.eval import EvalArguments
 from hf_metis_home.conversion import save_hub_folder
+from hf_metis_home.evaluation.evaluation_run import settings_of
 from tests.publishing.hub_server import Repository, hub  # noqa: F401  a fixture
 from tests.trainers.common import make_hybrid
 
@@ -41,7 +45,13 @@ def test_a_revision_of_a_hub_repository(tmp_path, hub, monkeypatch, capsys):  # 
     save_hub_folder(model, processor, tmp_path / "newer")
     repository.commit("main", files | {"model.safetensors": (tmp_path / "newer/model.safetensors").read_bytes()})
     assert load_model("me/hybrid")[0].lm_head.weight.cpu().equal(model.lm_head.weight)
-    assert load_model("me/hybrid", revision=old)[0].lm_head.weight.cpu().equal(first)
+    loaded = load_model("me/hybrid", revision=old)[0]
+    assert loaded.lm_head.weight.cpu().equal(first)
+    asked = asdict(EvalArguments("me/hybrid", "out", model_revision=old))
+    assert settings_of(asked, loaded, Dataset.from_list([{"a": 1}]))["commit"] == old
+    refused = ["eval", "--model_name_or_path", "me/hybrid", "--model_revision", "absent", "--limit", "1"]
+    assert main([*refused, "--tasks", "digits", "--output_dir", str(tmp_path / "outcomes")]) == 2
+    assert "cannot be loaded at `--model_revision absent`: " in capsys.readouterr().err
 
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     assert main(["chat", "--model_name_or_path", "me/hybrid", "--model_revision", "absent"]) == 2

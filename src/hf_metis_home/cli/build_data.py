@@ -31,6 +31,10 @@ class BuildDataArguments:
     output_dir: str = field(
         metadata={"help": "folder to write; must not exist, or be empty. Rollouts are kept beside it"}
     )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "branch, tag or commit of the Hub repository, without --endpoint (default: the newest)"},
+    )
     dataset_split: str = field(default="train", metadata={"help": "split of --dataset"})
     general_dataset: str | None = field(
         default=None, metadata={"help": "prompts that are answered at once, by their solutions"}
@@ -151,6 +155,11 @@ def _check(arguments: BuildDataArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             errors.append(f"`--{name}` is {value}, but must be positive.")
+    if arguments.endpoint is not None and arguments.model_revision is not None:
+        errors.append(
+            f"`--model_revision` is {arguments.model_revision!r}, but with `--endpoint` the server says which revision "
+            "it has loaded. Leave one out."
+        )
     if (arguments.expert_endpoint is None) != (arguments.expert_model is None):
         errors.append("`--expert_endpoint` and `--expert_model` belong together; give both or neither.")
     if errors:
@@ -169,11 +178,12 @@ def _local_model(arguments: BuildDataArguments, sampling: dict):
     from ..data.rollouts import ModelRollouts
     from ._models import load_model
 
-    name = arguments.model_name_or_path
+    name, revision = arguments.model_name_or_path, arguments.model_revision
     try:
-        model, processor = load_model(name, trust_remote_code=arguments.trust_remote_code)
+        model, processor = load_model(name, trust_remote_code=arguments.trust_remote_code, revision=revision)
     except ValueError as error:
         raise ValueError(f"{error} Or name the --endpoint where a model of that name is served.") from error
+    name = name if revision is None else f"{name}@{revision}"
     return ModelRollouts(model, processor, name, batch_size=arguments.batch_size, **sampling)
 
 

@@ -23,6 +23,9 @@ from ._run import print_statement, run_verb
 class EvalArguments:
     model_name_or_path: str = field(metadata={"help": "two-branch or dense model, folder or Hub id"})
     output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
+    model_revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of the Hub repository (default: the newest)"}
+    )
     tasks: list[str] | None = field(
         default=None,
         metadata={
@@ -68,7 +71,7 @@ def _eval(arguments: EvalArguments) -> None:
         arguments.tasks, split=arguments.dataset_split, limit=arguments.limit, seed=arguments.seed
     )
     model, processor = load_model(
-        arguments.model_name_or_path, arguments.dtype, trust_remote_code=arguments.trust_remote_code
+        arguments.model_name_or_path, arguments.dtype, arguments.trust_remote_code, arguments.model_revision
     )
     settings = settings_of(given, model, rows)
     work = WorkFile(output_dir.with_name(f"{output_dir.name}.outcomes.jsonl"), settings)

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from datasets import Dataset
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from ..conversion.fingerprint import calibration_problem, weights_fingerprint
 from ..data.answers import answers_match
@@ -24,16 +26,23 @@ OPTIONS = ("max_new_tokens", "batch_size", "samples", "temperature", "seed")
 
 
 def settings_of(arguments: dict, model, rows) -> dict:
-    """What an interrupted run must share with the one that goes on; `weights` is None of a model on the Hub."""
+    """What an interrupted run must share with the one that goes on: `weights` of a folder, `commit` of a Hub model."""
     name = arguments["model_name_or_path"]
+    local = Path(name).is_dir()
     return {
         "model_name_or_path": name,
-        "weights": weights_fingerprint(name) if Path(name).is_dir() else None,
+        "weights": weights_fingerprint(name) if local else None,
+        "commit": None if local else _commit(name, arguments["model_revision"]),
         "model": hashlib.sha256(model.config.to_json_string(use_diff=False).encode()).hexdigest(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "questions": fingerprint(rows),
         **{name: arguments[name] for name in OPTIONS},
     }
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that a revision of a Hub model stands for here, from the path of its file in the cache."""
+    return extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
 
 
 def answer_all(model, processor, rows, arguments: dict, work: WorkFile) -> tuple[Dataset, float]:
