@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evidence import capacity, joint, probes, story, summary
+from benchmarks.evidence import capacity, facts, joint, probes, story, summary
 from benchmarks.evidence.common import Results, answers, in_convention, load_base, questions, taught
 from benchmarks.evidence.paired import at_equal_tokens, difference
 from hf_metis_home.data import parse_completion
@@ -116,13 +116,62 @@ def test_command_of_the_page(capsys, monkeypatch):
     assert [figure for figure in (*of_seeds, *differences) if figure not in printed] == []
 
 
+def test_raw_reads_are_not_normalised():
+    states = 5 * torch.randn(2, 3, 4)
+    tokens = {"states": states, "mask": torch.ones(2, 3).bool(), "vision": torch.zeros(2, 3).bool()}
+    torch.testing.assert_close(probes.pooled(tokens, "mean", raw=True), states.mean(dim=1))
+    normalised = torch.nn.functional.layer_norm(states, (4,))
+    torch.testing.assert_close(probes.pooled(tokens, "mean", raw=False), normalised.mean(dim=1))
+
+
+def test_raw_routers_read_what_is_there(base, tmp_path, monkeypatch):
+    seen = []
+
+    def train(model, *args):
+        states = torch.randn(1, 2, model.config.text_config.hidden_size)
+        seen.append(torch.equal(model.model.language_model.router.normalise(states), states))
+        return model
+
+    monkeypatch.setattr(joint, "train", train)
+    arms = ["hybrid, depth 1", "hybrid, depth 1, raw", "hybrid, depth 1, attention, raw"]
+    joint.main(["--base", str(base), "--output", str(tmp_path / "joint_0.json"), "--smoke", "--arms", *arms])
+    assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize("kind", ["different", "same"])
+def test_facts(kind):
+    learned = facts.Facts(kind, 50, seed=0)
+    rows = [learned.batch(torch.full((50,), mode), torch.arange(50)) for mode in (0, 1)]
+    assert all(row.shape == (50, facts.GIVEN + 3) and row.max() < facts.SIZES.vocab for row in rows)
+    assert torch.equal(rows[0][:, 1:3], rows[1][:, 1:3]) and len({tuple(key) for key in rows[0][:, 1:3].tolist()}) == 50
+    assert torch.equal(rows[0][:, facts.GIVEN :], rows[1][:, facts.GIVEN :]) == (kind == "same")
+    assert (rows[0][:, 0] != rows[1][:, 0]).all()  # the question tells the mode
+
+
+@pytest.mark.parametrize("two_branch", [True, False])
+def test_facts_are_learned_by_heart(monkeypatch, two_branch):
+    monkeypatch.setattr(facts, "BATCH", 32)
+    learned = facts.Facts("different", 8, seed=0)
+    model = facts.build(two_branch, 1, seed=0)
+    assert set(facts.recalled(model, learned)["direct"]["correct"]) == {"0"}
+    facts.learn(model, learned, steps=250, rate=3e-3)
+    found = facts.recalled(model, learned)
+    assert all(found[mode]["correct"] == "1" * 8 for mode in ("direct", "thinking"))
+    assert not two_branch or found["direct"]["routed"] == found["thinking"]["routed"] == 1
+
+
 @pytest.mark.slow
 def test_commands(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(story, "DENSE", story.DENSE[:3])
     monkeypatch.setattr(story, "MORE_DENSE", [])
-    for command in (story, joint, probes, capacity):
+    for command in (story, joint, probes, capacity, facts):
         output = tmp_path / f"{command.__name__.split('.')[-1]}_0.json"
-        flags = ["--output", str(output), "--smoke", *(["--base", str(base)] if command is not capacity else [])]
+        flags = [
+            "--output",
+            str(output),
+            "--smoke",
+            *(["--base", str(base)] if command not in (capacity, facts) else []),
+        ]
         command.main(flags)
         written = output.read_bytes()
         command.main(flags)  # everything is there
@@ -136,5 +185,5 @@ def test_commands(base, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     summary.main(["--folder", str(tmp_path)])
     printed = capsys.readouterr().out
-    for rule in ("2  ", "3  ", "4  ", "5  ", "6  ", "8  ", "9  ", "10 ", "11 "):
+    for rule in ("2  ", "3  ", "4  ", "5  ", "6  ", "8  ", "9  ", "10 ", "11 ", "12 ", "14 ", "15 "):
         assert f"\n{rule}" in printed

@@ -1,6 +1,7 @@
 """Differences of shares on the same questions, with intervals: bootstrap over questions within seeds."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -40,25 +41,33 @@ def numbers(cells: dict, tasks, name: str) -> np.ndarray:
 
 def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> Difference:
     """Ours minus theirs, one array of 0 and 1 per seed, in points."""
-    return of_draws([lambda index, a=a, b=b: a[index].mean() - b[index].mean() for a, b in _pairs(ours, theirs)],
-                    [len(array) for array in ours])  # fmt: skip
-
-
-def _pairs(ours, theirs):
+    gains = []
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape:
             raise ValueError(f"{a.shape} and {b.shape} are not of the same questions.")
-        yield a, b
+        gains.append(a - b)
+    draws = resampled(tuple(len(gain) for gain in gains))
+    drawn = [gain[index].mean(axis=1) for gain, index in zip(gains, draws, strict=True)]
+    return _interval([a.mean() - b.mean() for a, b in zip(ours, theirs, strict=True)], drawn)
 
 
-def of_draws(functions, counts) -> Difference:
-    """From a function per seed, of numbers of questions."""
+@cache
+def resampled(counts: tuple[int, ...]) -> list[np.ndarray]:
+    """Per seed the numbers of the questions of every draw, of shape `(DRAWS, count)`."""
     rng = np.random.default_rng(0)
-    seeds = tuple(100 * float(function(np.arange(n))) for function, n in zip(functions, counts, strict=True))
-    draws = np.array(
-        [[function(rng.integers(0, n, n)) for _ in range(DRAWS)] for function, n in zip(functions, counts, strict=True)]
-    )
-    low, high = np.quantile(100 * draws.mean(axis=0), [0.025, 0.975])
+    return [rng.integers(0, count, (DRAWS, count)) for count in counts]
+
+
+def of_draws(functions, counts: list[int]) -> Difference:
+    """From a function per seed, of numbers of questions."""
+    pairs = list(zip(functions, resampled(tuple(counts)), strict=True))
+    whole = [function(np.arange(count)) for function, count in zip(functions, counts, strict=True)]
+    return _interval(whole, [[function(index) for index in draws] for function, draws in pairs])
+
+
+def _interval(seeds, draws) -> Difference:
+    low, high = np.quantile(100 * np.array(draws).mean(axis=0), [0.025, 0.975])
+    seeds = tuple(100 * float(seed) for seed in seeds)
     return Difference(float(np.mean(seeds)), float(low), float(high), seeds)
 
 

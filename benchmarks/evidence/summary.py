@@ -21,6 +21,7 @@ from .story import DENSE, DIRECT, THINKING, dense_arm
 
 LETTERED = ("corner", "digits", "located_easy")
 REPLAY = dense_arm(5e-4, 0.02)
+RAW = ", raw"
 
 
 def load(folder: Path, command: str) -> dict[int, dict]:
@@ -140,6 +141,11 @@ def joint(runs: list[dict]) -> None:
         for name, tasks in pools.items():
             sides = [[right(run[which]["free"], tasks) for run in found] for which in (arm, "dense")]
             print(f"9  {arm} - dense, {name}:", difference(*sides))
+    for arm in (arm for arm in ARMS if arm.endswith(RAW)):
+        found = having(runs, arm, arm.removesuffix(RAW))
+        for name, tasks in (("located", LOCATED_TASKS), ("unseen", UNSEEN)) if found else ():
+            sides = [[routed(run, which, tasks) for run in found] for which in (arm, arm.removesuffix(RAW))]
+            print(f"12 {arm} - normalised, mode of {name}:", difference(*sides))
     found = having(runs, "hybrid, depth 1", "dense")
     for pool in ("seen", "located") if found else ():
         functions = {"dense, its own choice": [], "dense, the hybrid's router": []}
@@ -183,6 +189,10 @@ def probes(runs: dict[int, dict], joint_runs: dict[int, dict], story_runs: dict[
             cells.append(difference(ours, [routed(run, dense, tasks) for _, run, dense in found]) if known else "")
         print(row(arm, *cells))
     print()
+    for arm in dict.fromkeys(arm for run in runs.values() for arm in run if RAW in arm):
+        found = [probe for probe in runs.values() if arm in probe and arm.replace(RAW, "") in probe]
+        sides = [[chosen(probe, which, LOCATED_TASKS) for probe in found] for which in (arm, arm.replace(RAW, ""))]
+        print(f"12 {arm} - normalised, located:", difference(*sides))
     for arm in dict.fromkeys(arm for run in runs.values() for arm in run if arm.endswith("outcomes")):
         other = arm.removesuffix("outcomes") + "row labels"
         found = [(probe, run) for probe, run, _ in pairs(arm) if other in probe]
@@ -211,6 +221,22 @@ def capacity(runs: list[dict]) -> None:
                 print(f"11 hybrid - {other}, {name}:", difference(*sides))
 
 
+def facts(runs: list[dict]) -> None:
+    modes = ("direct", "thinking")
+    arms = dict.fromkeys(arm for run in runs for arm in run)
+    print(head("arm", "facts recalled", *modes))
+    for arm in arms:
+        found = having(runs, arm)
+        print(row(arm, *(cell([100 * right(run[arm], tasks).mean() for run in found]) for tasks in (modes, *modes))))
+    print()
+    for kind in ("different", "same"):
+        hybrid = next((arm for arm in arms if arm.startswith(f"{kind}, hybrid")), None)
+        for other in (arm for arm in arms if arm.startswith(f"{kind}, dense")):
+            if found := having(runs, other, hybrid):
+                sides = [[right(run[arm], modes) for run in found] for arm in (hybrid, other)]
+                print(f"{'14' if kind == 'different' else '15'} {hybrid} - {other}:", difference(*sides))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.summary", description=__doc__.splitlines()[1])
     parser.add_argument("--folder", type=Path, required=True, help="Results of all seeds.")
@@ -227,6 +253,9 @@ def main(argv: list[str] | None = None) -> None:
     print()
     if capacity_runs := load(folder, "capacity"):
         capacity(list(capacity_runs.values()))
+    print()
+    if facts_runs := load(folder, "facts"):
+        facts(list(facts_runs.values()))
 
 
 if __name__ == "__main__":
