@@ -185,5 +185,5 @@ def test_commands(base, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     summary.main(["--folder", str(tmp_path)])
     printed = capsys.readouterr().out
-    for rule in ("2  ", "3  ", "4  ", "5  ", "6  ", "8  ", "9  ", "10 ", "11 ", "12 ", "14 ", "15 "):
+    for rule in ("2  ", "3  ", "4  ", "5  ", "6  ", "8  ", "9  ", "10 ", "11 ", "12 ", "15 ", "16 "):
         assert f"\n{rule}" in printed

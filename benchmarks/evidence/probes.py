@@ -2,16 +2,18 @@
 Routers trained afterwards, on parts that stand still: which depth, pooling and labels?
 
 Reads the prompts with a hybrid of `joint` whose router was detached, with the hybrid of `story` whose shared parts
-never trained after the split, and with the base itself, at every depth and through either branch; pools the states, and
-trains the router's two layers as `fit_router` does (`queries`: its four queries too). Fitted on new questions of the
-families that `joint` trains on. Every token is normalised first, unless the read is called *raw*. *Confidence* is no
-read of the prompt: how sure the non-thinking branch is of the direct answer that it writes.
+never trained after the split, with the model that was split there, and with the base itself, at every depth and
+through either branch; pools the states, and trains the router's two layers as `fit_router` does (`queries`: its four
+queries too). Fitted on new questions of the families that `joint` trains on. Every token is normalised first, unless
+the read is called *raw*. *Confidence* is no read of the prompt: how sure the non-thinking branch is of the direct
+answer that it writes.
 
 ```bash
 python -m benchmarks.evidence.probes --base runs/demo/base --seed 0 --output runs/evidence/probes_0.json
 ```
 """
 
+import copy
 import time
 
 import numpy as np
@@ -41,7 +43,8 @@ POOLINGS = ("mean", "modality_mean", "last", "queries", "modality_mean, raw", "q
 MODELS = {
     "detached": ("joint", "hybrid, depth 1, detached"),
     "branch alone": ("story", "hybrid ffn"),
-    "base": None,  # upcycled and not trained since
+    "shipped": ("story", "shipped"),  # upcycled and not trained since
+    "base": None,  # the same, and no one has trained it to think
 }
 
 
@@ -127,7 +130,7 @@ def fit_queries(config, fit: dict, raw: bool, sides, seed: int, steps: int):
 
 def probe(results: Results, name: str, model, processor, labelled: dict, fit_rows, test, seed: int, steps: int):
     config = model.config.text_config
-    for through in (False,) if name == "base" else (False, True):  # the branches of a base are the same
+    for through in (False,) if name in ("shipped", "base") else (False, True):  # their branches are the same
         fit, asked = read(model, processor, fit_rows, through), read(model, processor, test, through)
         for depth in range(len(fit)):
             if through and depth <= config.router_layer:
@@ -215,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     data = make_dataset(dict.fromkeys(SEEN, count), "train", args.seed + 11)
     for name in args.arms:
         started = time.perf_counter()
-        model = hybrid_of(base, processor, args.seed)
+        model = copy.deepcopy(base) if name == "shipped" else hybrid_of(base, processor, args.seed)
         if MODELS[name] is not None:
             command, arm = MODELS[name]
             trained = Results(args.output.with_name(f"{command}_{args.seed}.json"))
@@ -223,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{trained.path} has no {arm!r}; its probes are left out.")
                 continue
             trained.load(arm, model)
+        if name == "shipped":
+            model = hybrid_of(model, processor, args.seed)
         rows = list(data)
         labelled = {"row labels": preferences_from_labels(rows)}
         if name == "detached":

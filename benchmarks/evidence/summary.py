@@ -234,7 +234,7 @@ def facts(runs: list[dict]) -> None:
         for other in (arm for arm in arms if arm.startswith(f"{kind}, dense")):
             if found := having(runs, other, hybrid):
                 sides = [[right(run[arm], modes) for run in found] for arm in (hybrid, other)]
-                print(f"{'14' if kind == 'different' else '15'} {hybrid} - {other}:", difference(*sides))
+                print(f"{'15' if kind == 'different' else '16'} {hybrid} - {other}:", difference(*sides))
 
 
 def main(argv: list[str] | None = None) -> None:
