@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     hybrid = upcycle(dense, processor)
     for name in ("runs/demo/hybrid", "runs/hybrid-3b", "me/hybrid"):
         save_hub_folder(hybrid, processor, folder / name, model_id="me/hybrid")
-    for name in ("digits.png", "picture.png"):
+    for name in ("runs/demo/digits.png", "picture.png"):
         Image.new("RGB", (56, 56), (200, 30, 30)).save(folder / name)
     return folder
 

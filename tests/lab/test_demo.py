@@ -18,6 +18,7 @@ from hf_metis_home.lab.tasks import TASKS
 from tests.trainers.test_checkpoints import COMPLETE
 
 
+WRITTEN = {"report.html", "results.json", "hybrid", "base", "digits.png"}
 MODELS = {"base", "reasoning_only", "dense_mixed", "hybrid", "hybrid_thinking", "hybrid_non_thinking"}
 
 
@@ -37,7 +38,7 @@ class InThisProcess:
 
 
 def check_run(folder) -> None:
-    assert {path.name for path in folder.iterdir()} == {"report.html", "results.json", "hybrid", "base"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN
     results = json.loads((folder / "results.json").read_text())
     assert results["models"].keys() == MODELS
     for tasks in results["models"].values():
@@ -109,4 +110,4 @@ def test_several_seeds(tmp_path, monkeypatch):
             assert cell["n"] == sum(each["n"] for each in single)
             assert cell["accuracy"] == pytest.approx(sum(each["accuracy"] for each in single) / 2)
             assert cell["spread"].keys() == {"accuracy", "stderr", "thinking_ratio", "mean_tokens"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"report.html", "results.json", "hybrid", "base"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == WRITTEN

@@ -63,8 +63,8 @@ def _demo(arguments: DemoArguments) -> None:
     for sentence in results["statement"]:
         print(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  "))
     print(
-        f"\nWrote {output_dir}: report.html, results.json, hybrid/ (a Hub folder with two branches), base/ (dense). "
-        f"Next: open {output_dir / 'report.html'} in a browser."
+        f"\nWrote {output_dir}: report.html, results.json, hybrid/ (a Hub folder with two branches), base/ (dense), "
+        f"digits.png (a picture to ask about). Next: open {output_dir / 'report.html'} in a browser."
     )
 
 

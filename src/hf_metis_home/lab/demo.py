@@ -41,8 +41,8 @@ def run_demo(preset: str = "small", seed: int = 0, output_dir: str | Path = "run
         seed (`int`, *optional*, defaults to 0):
             Seed of initial weights, data and order; the first of several.
         output_dir (`str` or `Path`, *optional*, defaults to `"runs/demo"`):
-            Folder to write. Must not exist, or be empty. Gets `report.html`, `results.json`, `hybrid/` (the two-branch
-            model as a Hub folder) and `base/` (the dense base), of the first seed.
+            Folder to write. Must not exist, or be empty. Gets `report.html`, `results.json` and, of the first seed,
+            `hybrid/` (the two-branch model as a Hub folder), `base/` (the dense base) and `digits.png` (to ask about).
 
     Returns:
         `dict`: what `results.json` holds: `models.{model}.{task}` with `accuracy`, `stderr`, `n`, `thinking_ratio` and
@@ -134,6 +134,8 @@ def run_stage(
         modes |= {"hybrid_thinking": {"thinking": True}, "hybrid_non_thinking": {"thinking": False}}
 
     rows = make_dataset(dict.fromkeys(TASKS, sizes.test_rows), "test", seed)
+    if stage == "base":
+        next(row for row in rows if row["task"] == "corner")["images"][0].save(folder / "digits.png")
     pools = {"easy": EASY_TASKS, "hard": HARD_TASKS}
     summaries = {}
     for name, choice in modes.items():
