@@ -48,8 +48,8 @@ def change_branch_kind(
         `Path`: the folder.
 
     Raises:
-        ValueError: no two-branch model, one that was saved with `only_branch`, branches of that kind already, changes of attention, which whole feed-forward
-            networks cannot hold, a rank that loses more than `max_error`.
+        ValueError: no two-branch model, one that was saved with `only_branch`, branches of that kind already, changes
+            of attention, which whole feed-forward networks cannot hold, a rank that loses more than `max_error`.
     """
     output_dir = check_output_dir(output_dir)
     hybrid = open_checkpoint(model_name_or_path, "model_name_or_path", HYBRID)

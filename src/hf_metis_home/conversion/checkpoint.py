@@ -119,8 +119,8 @@ def check_branches(hybrid: Checkpoint, model_name_or_path: str | Path, needed: I
     if missing := [branch for branch in needed if kept not in (None, branch)]:
         raise ValueError(
             f"`model_name_or_path` is {str(model_name_or_path)!r}, which was saved with `only_branch={kept!r}`: it "
-            f"lacks the {missing[0]} branch, which {purpose} needs. Name the folder that it was loaded from, which has both, "
-            f"or export {kept!r} with `format='dense'`."
+            f"lacks the {missing[0]} branch, which {purpose} needs. Name the folder that it was loaded from, which has "
+            f"both, or export {kept!r} with `format='dense'`."
         )
 
 
