@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from hf_metis_home.conversion.hub_folder import save_hub_folder
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 
 from ..fixtures_text import tiny_word_level
@@ -70,6 +71,11 @@ def perturb(folder: Path, parts: tuple[str, ...], scale: float = 0.1, rank: int 
 
 def hybrid_of(folder: Path, **kwargs) -> MetisHomeForConditionalGeneration:
     return MetisHomeForConditionalGeneration.from_pretrained(folder, **kwargs).eval()
+
+
+def save_one_branch(hybrid: Path, folder: Path, branch: str) -> Path:
+    """A two-branch model that was loaded with one branch alone and saved so."""
+    return save_hub_folder(hybrid_of(hybrid, only_branch=branch), AutoProcessor.from_pretrained(hybrid), folder)
 
 
 def dense_of(folder: Path) -> Qwen2_5_VLForConditionalGeneration:

@@ -5,7 +5,8 @@ import logging
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import BdLoraConfig
 
 from hf_metis_home.conversion import upcycle_checkpoint
 
@@ -40,6 +41,25 @@ def test_adapter_becomes_a_branch(tmp_path, dense, kind):
     torch.testing.assert_close(logits(hybrid, thinking=True), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits(hybrid, thinking=False), logits(dense_of(dense)))
     assert (expected - logits(dense_of(dense))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_adapters_that_change_the_base(tmp_path, dense, start):
+    """They are refused as they are, and become a branch once PEFT has made plain LoRA of them."""
+    model = get_peft_model(dense_of(dense), LoraConfig(r=2, target_modules=FFN, init_lora_weights=start))
+    model.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
+    model.save_pretrained(tmp_path / "start")
+    model.peft_config["default"].init_lora_weights = start
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=f"an adapter with init_lora_weights='{start}', .*_weight_conversion"):
+        upcycle_checkpoint(dense, tmp_path / "out", thinking_adapter=tmp_path / "adapter", router_layer=0)
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    upcycle_checkpoint(dense, tmp_path / "hybrid", thinking_adapter=tmp_path / "plain", router_layer=0)
+    torch.testing.assert_close(logits(hybrid_of(tmp_path / "hybrid"), thinking=True), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_two_adapters_that_disagree(tmp_path, dense):
@@ -92,6 +112,9 @@ def test_record_names_the_adapter(tmp_path, dense):
         ({"use_dora": True}, "an adapter with use_dora=True, but a branch holds plain LoRA"),
         ({"modules_to_save": ["lm_head"]}, r"an adapter with modules_to_save=\['lm_head'\]"),
         ({"bias": "all"}, "an adapter with bias='all'"),
+        ({"alora_invocation_tokens": [5, 6]}, r"an adapter with alora_invocation_tokens=\[5, 6\]"),
+        ({"use_bdlora": BdLoraConfig(["gate_proj", "up_proj"], ["down_proj"])}, "an adapter with use_bdlora="),
+        ({"target_parameters": ["gate_proj.weight"], "target_modules": []}, "an adapter with target_parameters="),
         ({"target_modules": ["q_proj", "qkv"]}, "an adapter with 4 tensors that a branch has no place for: .*visual"),
         ({"target_modules": "lm_head"}, "tensors that a branch has no place for: .*lm_head"),
     ],

@@ -1,12 +1,14 @@
 """From one kind of branches to the other and back: the answers and the router stay."""
 
+import json
+
 import pytest
 import torch
 
 from hf_metis_home.conversion import change_branch_kind, export_checkpoint, upcycle_checkpoint
 
 from ..modeling.tiny import KINDS
-from .common import hybrid_of, logits, perturb, save_dense, text_inputs
+from .common import config_of, hybrid_of, logits, perturb, save_dense, save_one_branch, text_inputs
 
 
 ROUTER = "router.score"
@@ -63,6 +65,23 @@ def test_refusals(tmp_path, dense, kind, options, message):
     with pytest.raises(ValueError, match=message):
         change_branch_kind(hybrid, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("kind", "other"), [("lora_1", "ffn"), ("ffn_1", "lora")])
+def test_needs_both_branches(tmp_path, dense, kind, other):
+    hybrid = upcycle_checkpoint(dense, tmp_path / "hybrid", **KINDS[kind])
+    one = save_one_branch(hybrid, tmp_path / "one", "non_thinking")
+    with pytest.raises(ValueError, match="saved with `only_branch='non_thinking'`: it lacks the thinking branch"):
+        change_branch_kind(one, tmp_path / "out", branch_kind=other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_calibration_of_other_weights_is_not_carried_along(tmp_path, dense):
+    hybrid = upcycle_checkpoint(dense, tmp_path / "lora", **KINDS["lora_1"])
+    config = config_of(hybrid) | {"calibration": {"goal": {"thinking_ratio": 0.5}}}
+    (hybrid / "config.json").write_text(json.dumps(config))
+    change_branch_kind(hybrid, tmp_path / "ffn", branch_kind="ffn")
+    assert config_of(tmp_path / "ffn")["calibration"] is None
 
 
 def test_equal_branches_need_no_rank(tmp_path, dense):

@@ -22,6 +22,7 @@ from .common import (
     rewrite,
     save_adapter,
     save_dense,
+    save_one_branch,
     stored,
     text_inputs,
 )  # fmt: skip
@@ -202,6 +203,23 @@ def test_arguments(tmp_path, dense, arguments, message):
     with pytest.raises(ValueError, match=message):
         export_checkpoint(tmp_path / "hybrid", tmp_path / "out", **arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hybrid"]
+
+
+@pytest.mark.parametrize("trained", ["ffn_1", "lora_1"], indirect=True)
+def test_of_one_branch_the_other_cannot_be_had(tmp_path, trained):
+    one = save_one_branch(trained, tmp_path / "one", "thinking")
+    for format, branch in (("dense", "non_thinking"), ("peft", "non_thinking"), ("vllm", None)):
+        message = rf"saved with `only_branch='thinking'`: it lacks the non_thinking branch, which `format='{format}'`"
+        with pytest.raises(ValueError, match=message):
+            export_checkpoint(one, tmp_path / "out", format=format, branch=branch)
+        assert not (tmp_path / "out").exists()
+    export_checkpoint(one, tmp_path / "dense", format="dense", branch="thinking")
+    expected = logits(hybrid_of(trained), thinking=True)
+    torch.testing.assert_close(logits(dense_of(tmp_path / "dense")), expected, rtol=1e-5, atol=1e-5)
+    export_checkpoint(one, tmp_path / "router", format="router")
+    router = AutoModel.from_pretrained(tmp_path / "router").eval()
+    found, expected = (model.route(**text_inputs()).logits for model in (router, hybrid_of(trained)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_dense_is_no_source(tmp_path, dense):

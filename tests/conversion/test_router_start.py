@@ -41,7 +41,9 @@ def test_examples_are_told_apart(hybrid):
     model, processor = hybrid
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert probabilities(model, processor).tolist() == [0.5] * 6
+    model.config.calibration = {"threshold": 0.5}
     initialise_router(model, processor, ROWS)
+    assert model.config.calibration is None  # of a threshold for the router that was
     found = probabilities(model, processor)
     logits = found.logit()
     assert (found[:3] > 0.5).all() and (found[3:] < 0.5).all()

@@ -122,6 +122,18 @@ def test_next_token(thought):
     assert processor._forced_token([7, *tokens], budget) is None  # the answer did not open with a thought
 
 
+@pytest.mark.parametrize("length", [3, 5, 20])
+def test_a_thought_in_the_prompt_closes_at_the_first_new_token(hybrid, length):
+    thought = [20 + number for number in range(length)]
+    prompts = [OPEN[0] + thought, OPEN[1]]
+    found = answers(hybrid, prompts, max_thinking_tokens=3, suppress_tokens=THINKING_CLOSING)
+    assert found[0][:2] == THINKING_CLOSING and found[1][3:5] == THINKING_CLOSING
+    # One that the prompt has begun to close is closed to the end, and one that it has closed is left alone.
+    begun, closed = OPEN[0] + thought + THINKING_CLOSING[:1], OPEN[0] + thought + THINKING_CLOSING
+    found = answers(hybrid, [begun, closed], seeds=[0, 0], max_thinking_tokens=3, suppress_tokens=THINKING_CLOSING)
+    assert found[0][0] == THINKING_CLOSING[1] and not set(THINKING_CLOSING) & {*found[0][1:], *found[1]}
+
+
 @pytest.mark.parametrize("make_processor", [word_level_processor, byte_level_processor])
 def test_text_reads_back(make_processor):
     processor = make_processor()

@@ -1,9 +1,11 @@
 """Wrong input is refused before the first step, with a name, the value, the reason and what to do."""
 
 import pytest
+from transformers import AutoConfig
 from trl import SFTConfig, SFTTrainer
 
 from hf_metis_home.trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
+from hf_metis_home.trainers.mixin import config_of
 from tests.fixtures_text import tiny_word_level
 
 from .common import make_config, make_dataset, make_hybrid, make_rows, make_trainer
@@ -43,6 +45,22 @@ def test_a_dense_model(tmp_path, as_folder):
         model = str(tmp_path / "dense")
     with pytest.raises(ValueError, match="`model` is a 'qwen2_5_vl' model without branches .*`metis-home upcycle`"):
         make_trainer(tmp_path, model=(model, processor))
+
+
+def test_a_model_is_looked_for_where_it_will_be_loaded_from(tmp_path):
+    model, processor = tiny_word_level()
+    model.save_pretrained(tmp_path / "repository" / "dense")
+    options = {"model_init_kwargs": {"subfolder": "dense", "attn_implementation": "sdpa"}}
+    with pytest.raises(ValueError, match="`model` is a 'qwen2_5_vl' model without branches"):
+        make_trainer(tmp_path, model=(str(tmp_path / "repository"), processor), **options)
+
+
+def test_the_hub_is_asked_for_the_model_that_will_be_loaded(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **options: asked.update(options))
+    where = {"revision": "v1", "token": "hf_secret", "cache_dir": "cache"}
+    config_of("organisation/model", make_config(tmp_path, model_init_kwargs={**where, "dtype": "bfloat16"}))
+    assert asked == where
 
 
 ROWS = [

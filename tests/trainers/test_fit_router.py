@@ -81,6 +81,7 @@ def saturate(model, processor, rows) -> None:
 def test_labels_are_learned_and_nothing_else_moves(options):
     model, processor = make_hybrid(**options)
     model.model.visual.requires_grad_(False)
+    model.config.calibration = {"threshold": 0.5}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     counts, state = [], torch.random.get_rng_state()
@@ -95,6 +96,7 @@ def test_labels_are_learned_and_nothing_else_moves(options):
     assert changed == {router + name for name in names}
     assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.config.calibration is None  # of a threshold for the router that was
     assert fit.calibrated.accuracy == 1.0 and fit.calibrated.loss < fit.before.loss and fit.step > 0
     assert (fit.fitted_rows, fit.held_out_rows, fit.skipped_rows) == (32, 8, 0)
 
@@ -271,6 +273,17 @@ def preferences(gains, ids=None) -> Preferences:
         list(range(len(gains))), ids or [str(n) for n in range(len(gains))], (gain > 0).float(), gain.abs(), gain,
         torch.stack([torch.zeros_like(gain), gain], dim=1), None,
     )  # fmt: skip
+
+
+def test_questions_of_different_tasks_may_share_an_id():
+    keys = [(task, number) for task in ("hard", "easy") for number in range(5)]
+    right = {"hard": (1, 0), "easy": (0, 1)}
+    table = Dataset.from_list([outcome(number, right[task], (5, 5), task=task) for task, number in keys])
+    rows = [{"task": task, "id": number, "thinking": task == "hard"} for task, number in keys]
+    for preferences in (preferences_from_outcomes(rows, table, 0.0), preferences_from_labels(rows)):
+        assert preferences.gain.tolist() == [1.0] * 5 + [-1.0] * 5
+        fit, held_out = split_questions(preferences, 0.2, 0)
+        assert sorted(held_out.gain.tolist()) == [-1.0, 1.0] and len(fit.rows) == 8
 
 
 def test_split_keeps_questions_together():

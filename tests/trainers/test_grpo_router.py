@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 
 from .common import make_hybrid, moved_groups, parameters
 from .grpo_common import first_batch, likes_thinking, make_grpo, make_prompts
@@ -48,6 +50,21 @@ def probabilities(trainer) -> torch.Tensor:
 
 def mean(trainer, name: str) -> list[float]:
     return [logs[name] for logs in trainer.state.log_history if name in logs]
+
+
+def test_asks_a_router_that_fsdp2_has_spread(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        trainer = make_grpo(tmp_path, rollout_branch="router", router_objective="policy_gradient")
+        prompts = [[5, 6, 7, 8], [9, 10]]
+        expected, model = trainer._thinking_probability(prompts, {}), trainer.model
+        for layer in (*model.model.visual.blocks, *model.model.language_model.layers, model):
+            fully_shard(layer, mesh=dist.init_device_mesh("cpu", (1,)))
+        for _ in range(2):
+            torch.testing.assert_close(trainer._thinking_probability(prompts, {}), expected)
+        model(input_ids=torch.tensor(prompts[:1]), thinking=True)  # the root is still the root
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -41,6 +41,18 @@ def test_thinking_ratio_per_task(tmp_path):
         assert found[f"{prefix}thinking_ratio"] == pytest.approx(routed.float().mean().item())
 
 
+def test_a_prediction_is_no_part_of_the_next_evaluation(tmp_path):
+    data = rows_with_tasks()
+    trainer = make_trainer(tmp_path, data, eval_dataset=data, prediction_loss_only=True)
+    trainer.predict(data.select([0, 1]))
+    trainer.log({})  # the model is still in evaluation mode
+    alone = trainer.evaluate()
+    trainer.predict(data.select([0, 1]))
+    found = trainer.evaluate()
+    same = [name for name in alone if not name.endswith(("runtime", "per_second"))]
+    assert "eval_thinking_ratio/math" in same and {name: found[name] for name in same} == {n: alone[n] for n in same}
+
+
 def test_rows_without_a_task(tmp_path):
     data = Dataset.from_list([{k: v for k, v in row.items() if k != "task"} for row in make_rows((True, False) * 4)])
     trainer = make_trainer(tmp_path, data)

@@ -13,12 +13,14 @@ from .grpo_common import make_grpo
 
 def test_settings_and_versions(tmp_path):
     trainer = make_trainer(tmp_path, router_loss_coef=0.7, hub_token="hf_secret", trainable="branches")
+    trainer.args.model_init_kwargs = {"revision": "v1", "token": "hf_secret", "proxies": [{"API_KEY": "secret"}]}
     trainer.train()
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
     record = json.loads(text)
     assert record["arguments"]["router_loss_coef"] == 0.7 and record["versions"]["trl"] == version("trl")
     assert record["datasets"]["train"]["rows"] == 8 and record["trainer"] == "MetisHomeSFTTrainer"
     assert record["parameters"]["shared"][0] == 0 < record["parameters"]["thinking"][0]
+    assert record["arguments"]["model_init_kwargs"] == {"revision": "v1", "proxies": [{}]}
     assert "secret" not in text
 
 

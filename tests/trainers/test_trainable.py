@@ -1,10 +1,12 @@
 """What `trainable` promises to train trains, all of it; the rest stays as it is to the last bit."""
 
 import pytest
+import torch
 
-from hf_metis_home.trainers.parameter_groups import count_trainable, group_of
+from hf_metis_home.trainers.parameter_groups import count_trainable, describe_trainable, group_of
 
 from .common import LOW_RANK, make_dataset, make_hybrid, make_trainer, moved_groups, parameters
+from .grpo_common import make_grpo
 
 
 GROUPS = {"shared", "thinking", "non_thinking", "router"}
@@ -82,6 +84,20 @@ def test_says_what_trains(tmp_path, capsys):
     counts = count_trainable(trainer.model)
     assert f"shared                     0 of {counts['shared'][1]:,}" in printed
     assert f"thinking               {counts['thinking'][0]:,} of {counts['thinking'][1]:,}" in printed
+
+
+@pytest.mark.parametrize("make", [make_trainer, lambda *args, **kw: make_grpo(*args, rollout_branch="both", **kw)])
+def test_counts_what_zero_3_has_spread_over_processes(tmp_path, make):
+    model = make_hybrid()
+    whole, text = count_trainable(model[0]), describe_trainable(model[0])
+    for parameter in model[0].parameters():  # what DeepSpeed leaves of a parameter that is loaded under `zero.Init`
+        parameter.ds_numel = parameter.numel()
+        parameter.data = torch.empty(0)
+    trainer = make(tmp_path, model=model)
+    assert {group: total for group, (_, total) in count_trainable(trainer.model).items()} == {
+        group: total for group, (_, total) in whole.items()
+    }
+    assert describe_trainable(model[0]).count(" of ") == text.count(" of ") == 4
 
 
 @pytest.mark.parametrize(

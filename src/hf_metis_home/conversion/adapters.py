@@ -27,6 +27,16 @@ PROJECTION = re.compile(
 )
 
 
+# Fields of PEFT's LoraConfig that, where they are set, make of an adapter something else than `W + scaling * B @ A`.
+VARIANTS = (
+    "use_dora", "modules_to_save", "fan_in_fan_out", "lora_bias", "layer_replication", "target_parameters",
+    "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config",
+    "monteclora_config", "velora_config",
+)  # fmt: skip
+# The values of `init_lora_weights` that leave `W` as it is. PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take something away.
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+
 def branch_target_modules(branch: Literal["thinking", "non_thinking", "both"], attention: bool = False) -> str:
     r"""
     The regular expression that PEFT takes as `target_modules` to adapt one branch, or both.
@@ -111,16 +121,16 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
     config = PeftConfig.from_pretrained(str(folder))
     unfit = {
         "peft_type": getattr(config.peft_type, "value", config.peft_type) != "LORA",
-        **{
-            name: bool(getattr(config, name, None))
-            for name in ("use_dora", "modules_to_save", "fan_in_fan_out", "lora_bias", "layer_replication")
-        },
+        **{name: bool(getattr(config, name, None)) for name in VARIANTS},
         "bias": getattr(config, "bias", "none") != "none",
+        "init_lora_weights": getattr(config, "init_lora_weights", None) not in PLAIN_STARTS,
     }
     if wrong := [f"{name}={getattr(config, name)!r}" for name, is_wrong in unfit.items() if is_wrong]:
         raise ValueError(
             f"`{argument}` is {str(name_or_path)!r}, an adapter with {', '.join(wrong)}, but a branch holds plain LoRA "
-            "changes alone. Merge it into its base with PEFT and pass the result as a model."
+            "changes of the dense model's weights alone. Merge it into its base with PEFT and pass the result as a "
+            "model, or make it plain LoRA where PEFT can (PiSSA, OLoRA, CorDA, LoRA-GA): "
+            "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`."
         )
     if config.base_model_name_or_path and config.base_model_name_or_path != base_model:
         logger.warning(

@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 from .._folders import check_output_dir, staged_folder
 from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS
 from .adapters import add_change, low_rank_modules, low_rank_name, no_change
-from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, open_checkpoint
+from .checkpoint import HYBRID, Checkpoint, LazyTensor, check_branches, is_branch_tensor, open_checkpoint
 from .hub_folder import copy_generation_config, local_sources, write_around, write_model_files
 from .peft_export import adapter_from_low_rank, low_rank_differences
 from .shards import check_space, shard_limit, write_shards
@@ -48,12 +48,14 @@ def change_branch_kind(
         `Path`: the folder.
 
     Raises:
-        ValueError: no two-branch model, branches of that kind already, changes of attention, which whole feed-forward
-            networks cannot hold, a rank that loses more than `max_error`.
+        ValueError: no two-branch model, one that was saved with `only_branch`, branches of that kind already, changes
+            of attention, which whole feed-forward networks cannot hold, a rank that loses more than `max_error`.
     """
     output_dir = check_output_dir(output_dir)
     hybrid = open_checkpoint(model_name_or_path, "model_name_or_path", HYBRID)
+    check_branches(hybrid, model_name_or_path, BRANCHES, "`change_branch_kind`")
     config = copy.deepcopy(hybrid.config)
+    config.calibration = None  # was made with other weights
     text = config.text_config
     if branch_kind == text.branch_kind:
         raise ValueError(f"`branch_kind` is {branch_kind!r}, which the branches of this model are already.")

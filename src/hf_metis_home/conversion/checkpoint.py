@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -111,6 +111,17 @@ def open_checkpoint(model_name_or_path: str | Path, argument: str, model_type: s
     layout = "native" if any(name.startswith("model.language_model.") for name in names) else "legacy"
     check_tensors(tensors, config, argument, str(model_name_or_path))
     return Checkpoint(folder, config, tensors, files, layout)
+
+
+def check_branches(hybrid: Checkpoint, model_name_or_path: str | Path, needed: Iterable[str], purpose: str) -> None:
+    """An error where a two-branch model was saved with one branch (`only_branch`) and `purpose` needs the other."""
+    kept = hybrid.config.only_branch
+    if missing := [branch for branch in needed if kept not in (None, branch)]:
+        raise ValueError(
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, which was saved with `only_branch={kept!r}`: it "
+            f"lacks the {missing[0]} branch, which {purpose} needs. Name the folder that it was loaded from, which has "
+            f"both, or export {kept!r} with `format='dense'`."
+        )
 
 
 def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: str = "config.json") -> Path:

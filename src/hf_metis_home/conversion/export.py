@@ -16,7 +16,7 @@ from ..hub_templates import render_export_card
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import add_change
-from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_branch_tensor, legacy_name, open_checkpoint
+from .checkpoint import HYBRID, Checkpoint, LazyTensor, check_branches, is_branch_tensor, legacy_name, open_checkpoint
 from .fingerprint import weights_fingerprint
 from .hub_folder import copy_generation_config, local_sources, write_model_files
 from .peft_export import adapter_from_low_rank, check_shared, logit_error, low_rank_differences, write_adapter
@@ -75,8 +75,9 @@ def export_checkpoint(
         FileExistsError: `output_dir` has content.
         FileNotFoundError: a source is missing or has no safetensors.
         OSError: the disk has not enough room, or cannot be written.
-        ValueError: a source that is no two-branch model, a branch that is missing, superfluous or unknown, a base with
-            other shared weights, a rank that loses more than `max_error`.
+        ValueError: a source that is no two-branch model, a branch that is missing, superfluous or unknown, one that a
+            folder saved with `only_branch` lacks, a base with other shared weights, a rank that loses more than
+            `max_error`.
 
     Example:
 
@@ -93,6 +94,8 @@ def export_checkpoint(
         raise ValueError(
             "`branch` is 'shared', but with `branch_kind='ffn'` nothing is left without a branch. Name one."
         )
+    needed = BRANCHES if format == "vllm" else [name for name in BRANCHES if name == branch]
+    check_branches(hybrid, model_name_or_path, needed, f"`format={format!r}`")
     made = _upcycle_record(hybrid)
     record: dict = {"model_name_or_path": str(model_name_or_path), "format": format, "branch": branch}
     record["local_sources"] = local_sources(model_name_or_path)

@@ -76,6 +76,7 @@ def initialise_router(model: MetisHomeForConditionalGeneration | MetisHomeModel,
     router.score.weight.zero_()
     router.score.bias.zero_()
     router.score.weight[1, :2] = torch.tensor([1.0, -1.0]).to(router.score.weight)
+    model.config.calibration = None  # was made with another router
 
 
 def _without_variation(difference: torch.Tensor, within: torch.Tensor) -> torch.Tensor:

@@ -87,8 +87,8 @@ def fit_router(
             The model's.
         rows (`Sequence[dict]` or [`~datasets.Dataset`]):
             Rows with `prompt`, `images` (may be absent), and without `outcomes` the label `thinking`: true or false, or
-            a share in [0, 1]. Rows with the same `id` are one question and are never parted; a row without one is a
-            question of its own.
+            a share in [0, 1]. Rows with the same `task` and `id` are one question and are never parted; a row without
+            an `id` is a question of its own.
         outcomes ([`~datasets.Dataset`], *optional*):
             As [`~evaluation.outcomes.collect_outcomes`] gives them, joined with the rows by `task` and `id`. Then
             `thinking` is not read.
@@ -164,6 +164,7 @@ def fit_router(
         scale = calibration_scale(logits["fitted"], held_out)
         for name, weight in router.named_parameters():
             weight.copy_(scale * fitted[name] if name.startswith("score.") else fitted[name])
+        model.config.calibration = None  # of a threshold, was made with another router
         logits["calibrated"] = scale * logits["fitted"]
         fit_logits_before = logits_of(before, fit_features)
 

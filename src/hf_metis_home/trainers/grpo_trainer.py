@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
+from torch.distributed.fsdp import register_fsdp_forward_method
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
@@ -199,6 +200,8 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
+            if "route" not in vars(model):  # under FSDP2, which by itself gathers parameters for `forward` alone
+                register_fsdp_forward_method(model, "route")
             return model.route(**inputs).thinking_probability
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):

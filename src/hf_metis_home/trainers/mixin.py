@@ -25,6 +25,10 @@ else:  # the TRL trainer in front of which the mixin goes
     Trainer = object
 
 
+# Of `model_init_kwargs`, what says where the model is.
+WHERE = ("revision", "token", "subfolder", "cache_dir", "local_files_only")
+
+
 class MetisHomeTrainerMixin(Trainer):
     """Goes in front of a TRL trainer. `args` has `router_learning_rate`, `branch_learning_rate` and the rest."""
 
@@ -160,8 +164,10 @@ def config_of(model, args):
     """The configuration of a model or of the folder or repository of one."""
     if not isinstance(model, str):
         return model.config
-    trust = {"trust_remote_code": args.trust_remote_code} if args.trust_remote_code else {}
+    given = {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE}
+    if args.trust_remote_code:
+        given["trust_remote_code"] = True
     try:
-        return AutoConfig.from_pretrained(model, **trust)
+        return AutoConfig.from_pretrained(model, **given)
     except OSError as error:
         raise ValueError(f"`model` is {model!r}, which cannot be read: {error}\nGive a folder or a Hub id.") from error

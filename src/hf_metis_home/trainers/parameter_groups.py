@@ -72,9 +72,10 @@ def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Per group: parameters that train, and all."""
     counts = {group: [0, 0] for group in GROUPS}
     for name, parameter in model.named_parameters():
+        size = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 its data is elsewhere
         count = counts[group_of(name)]
-        count[0] += parameter.numel() * parameter.requires_grad
-        count[1] += parameter.numel()
+        count[0] += size * parameter.requires_grad
+        count[1] += size
     return {group: (trained, total) for group, (trained, total) in counts.items()}
 
 

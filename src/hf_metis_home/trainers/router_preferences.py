@@ -21,8 +21,8 @@ class Preferences:
     Args:
         rows (`list[int]`):
             Their indices in the dataset.
-        ids (`list[str]`):
-            The question of each row.
+        ids (`list[tuple[str, str]]`):
+            The question of each row: its task and its id.
         target (`torch.Tensor` of shape `(N,)`):
             What the router's probability shall be: the label, or 1 where thinking gains and 0 where it does not.
         stake (`torch.Tensor` of shape `(N,)`):
@@ -36,7 +36,7 @@ class Preferences:
     """
 
     rows: list[int]
-    ids: list[str]
+    ids: list[tuple[str, str]]
     target: torch.Tensor
     stake: torch.Tensor
     gain: torch.Tensor
@@ -103,8 +103,7 @@ def preferences_from_outcomes(rows: Sequence[dict], outcomes: Dataset, token_cos
             "`outcomes` has no row with the answers of both branches, as those of a dense model, or of one loaded "
             "branch, have none. Collect them with the two-branch model."
         )
-    ids, tasks = question_ids(rows), _column(rows, "task")
-    keys = [(str(task), identity) for task, identity in zip(tasks, ids, strict=True)]
+    keys = question_ids(rows)
     found = [number for number, key in enumerate(keys) if key in samples]
     if not found:
         raise ValueError(
@@ -124,7 +123,7 @@ def preferences_from_outcomes(rows: Sequence[dict], outcomes: Dataset, token_cos
     correct, tokens = means[:, :2], means[:, 2:]  # [N, 2], columns as in MODES
     gain = correct[:, 1] - correct[:, 0] - token_cost * (tokens[:, 1] - tokens[:, 0])
     gain = torch.where(gain.abs() < 1e-9, 0.0, gain)  # rounding is no preference
-    return Preferences(found, [ids[number] for number in found], (gain > 0).float(), gain.abs(), gain, correct, tokens)
+    return Preferences(found, [keys[number] for number in found], (gain > 0).float(), gain.abs(), gain, correct, tokens)
 
 
 def split_questions(preferences: Preferences, validation_fraction: float, seed: int) -> tuple[Preferences, Preferences]:
@@ -135,7 +134,7 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
     Raises:
         ValueError: fewer than two questions that prefer one of the branches.
     """
-    totals: dict[str, float] = {}
+    totals: dict[tuple[str, str], float] = {}
     for identity, gain in zip(preferences.ids, preferences.gain.tolist(), strict=True):
         totals[identity] = totals.get(identity, 0.0) + gain
     kinds = {
@@ -148,7 +147,7 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
             f"None of the {len(totals)} questions prefers a branch: every gain is 0, so there is nothing to learn. "
             "Where both branches are equally right, `token_cost` makes the shorter answer the better one."
         )
-    held_out: set[str] = set()
+    held_out: set[tuple[str, str]] = set()
     for branch, identities in kinds.items():
         if branch is not None and len(identities) < 2:
             raise ValueError(
@@ -166,9 +165,10 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
     return preferences.select(sides[0]), preferences.select(sides[1])
 
 
-def question_ids(rows: Sequence[dict]) -> list[str]:
-    """The `id` of each row, or its index as text where there is none."""
-    return [str(number) if value is None else str(value) for number, value in enumerate(_column(rows, "id"))]
+def question_ids(rows: Sequence[dict]) -> list[tuple[str, str]]:
+    """The `task` of each row as text, and its `id`, or its index where there is none."""
+    columns = zip(_column(rows, "task"), _column(rows, "id"), strict=True)
+    return [(str(task), str(number if value is None else value)) for number, (task, value) in enumerate(columns)]
 
 
 def _column(rows: Sequence[dict], name: str) -> list:

@@ -22,7 +22,7 @@ def run_of(trainer) -> dict:
     `datasets` (rows and fingerprint), `dataset_names` if they are known, `model`, `rewards`, `steps`, and `figures`,
     the values that were logged last.
     """
-    arguments = {name: value for name, value in trainer.args.to_dict().items() if not _is_secret(name)}
+    arguments = _without_secrets(trainer.args.to_dict())
     datasets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
     model, names = str(trainer.model.config._name_or_path), list(trainer.dataset_names)
     figures = {}
@@ -58,6 +58,15 @@ def _describe(dataset) -> dict:
         return {name: _describe(part) for name, part in dataset.items()}
     rows = len(dataset) if hasattr(dataset, "__len__") else None
     return {"rows": rows, "fingerprint": getattr(dataset, "_fingerprint", None)}
+
+
+def _without_secrets(value):
+    """What JSON can hold, without the entries of dictionaries whose names say that they are secret, however deep."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items() if not _is_secret(str(name).lower())}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(inner) for inner in value]
+    return value
 
 
 def _is_secret(name: str) -> bool:

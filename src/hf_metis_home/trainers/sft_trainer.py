@@ -64,6 +64,7 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     data_collator: Callable  # TRL's, and around it ours
     _tag_names = ["trl", "sft", "metis-home"]
     _stage = "sft"
+    _eval_prefix = "eval"  # of what is logged; where there are several datasets, with the name of the last
 
     def __init__(self, model, args: MetisHomeSFTConfig | None = None, train_dataset=None, eval_dataset=None, **kwargs):
         if args is None:
@@ -143,6 +144,10 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         check_rows(None, eval_dataset, self.args)
         self._eval_prefix = metric_key_prefix
+        # What `predict`, or an evaluation that was interrupted, has left.
+        self._totals.pop("eval", None)
+        self._task_totals.pop("eval", None)
+        self._metrics["eval"].clear()
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
