@@ -227,7 +227,15 @@ def facts(runs: list[dict]) -> None:
     print(head("arm", "facts recalled", *modes))
     for arm in arms:
         found = having(runs, arm)
-        print(row(arm, *(cell([100 * right(run[arm], tasks).mean() for run in found]) for tasks in (modes, *modes))))
+        print(
+            row(
+                arm,
+                *(
+                    cell([100 * right(run[arm], tasks).mean() for run in found])
+                    for tasks in (modes, modes[:1], modes[1:])
+                ),
+            )
+        )
     print()
     for kind in ("different", "same"):
         hybrid = next((arm for arm in arms if arm.startswith(f"{kind}, hybrid")), None)
