@@ -37,7 +37,9 @@ def folder(tmp_path_factory):
 
 
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
-    given = ["--model_name_or_path", str(folder / "hybrid"), "--tasks", str(folder / "rows.parquet")]
+    given = ["--model_name_or_path", str(folder / "hybrid")]
+    if "--tasks" not in more:
+        given += ["--tasks", str(folder / "rows.parquet")]
     return [*given, "--output_dir", str(out), "--max_new_tokens", "4", *more]
 
 

@@ -44,10 +44,11 @@ def test_sft(folder, tmp_path, capsys):
 
 
 def test_sft_on_a_mixture(folder, tmp_path, capsys):
-    both = ["--dataset_name", str(folder / "rows.parquet"), str(folder / "more.parquet"), "--dry_run"]
-    assert sft.main(flags(folder, tmp_path / "out", *both, "--dataset_weights", "1", "1")) == 0
+    both = flags(folder, tmp_path / "out", "--dry_run")
+    both.insert(both.index("--dataset_name") + 2, str(folder / "more.parquet"))
+    assert sft.main([*both, "--dataset_weights", "1", "1"]) == 0
     assert "16 training rows" in capsys.readouterr().out
-    assert sft.main(flags(folder, tmp_path / "out", *both, "--dataset_weights", "1")) == 2
+    assert sft.main([*both, "--dataset_weights", "1"]) == 2
     assert "1 values for 2 datasets" in capsys.readouterr().err
 
 
@@ -115,6 +116,13 @@ def test_what_is_required(capsys):
     assert sft.main(CPU) == 2
     captured = capsys.readouterr().err
     assert "`--model_name_or_path` is required" in captured and "`--dataset_name` is required" in captured
+
+
+@pytest.mark.parametrize("again", [["--dataset_name", "more.parquet"], ["--dataset_name=more.parquet"]])
+def test_a_flag_that_stands_twice(tmp_path, capsys, again):
+    given = ["--model_name_or_path", "m", "--dataset_name", "rows.parquet", "--output_dir", str(tmp_path), *again]
+    assert sft.main(given) == 2
+    assert "`--dataset_name` is given 2 times" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["sft", "grpo"])
