@@ -12,11 +12,11 @@ from datasets import Dataset
 
 from .intervals import bootstrap_shares, interval
 from .leakage import format_validity, leakage
+from .policies import POOLED
 from .routing import calibration_error, call_curve, call_performance, hacc, nauc, reliability
 
 
 BRANCHES = ("non_thinking", "thinking")  # in the order of the columns of arrays
-POOLED = "all"  # what all tasks together are called
 CURVE_POINTS = 201  # of a curve, at the most
 OWN = ("router", "thinking", "non_thinking", "random", "oracle", "model")
 
