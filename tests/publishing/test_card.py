@@ -98,6 +98,13 @@ def test_outcomes_of_other_weights_are_refused(folder, outcomes, capsys):
     assert (folder / "README.md").read_bytes() == before
 
 
+def test_outcomes_that_do_not_say_of_which_weights_are_doubted(folder, outcomes, capsys):
+    run = json.loads((outcomes / "run.json").read_text())
+    (outcomes / "run.json").write_text(json.dumps({**run, "model": {"name": "owner/other"}}))
+    update_card(folder, outcomes=outcomes)
+    assert "says that they are of 'owner/other', but not of which weights" in capsys.readouterr().err
+
+
 def test_what_was_said_once_stays(folder):
     update_card(
         folder, license="mit", model_id="me/other", title="My *best* one", language=["en"], datasets=["me/rows"]
