@@ -17,7 +17,7 @@ from hf_metis_home.cli import main
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 from hf_metis_home.serving import launch
 
-from .common import CHAT, chat, data_url, free_port, image_part, picture, process, wait_until
+from .common import CHAT, Engine, chat, data_url, free_port, image_part, picture, process, served, wait_until
 
 
 def serve(folder, *flags):
@@ -160,6 +160,17 @@ def test_the_models_threshold_counts_and_not_that_of_an_export(hybrid_folder, tm
     assert {(folder, settings.branch_models["thinking"]) for folder, settings in started} == {(model, "./hybrid")}
     assert [settings.model_name for _, settings in started] == ["hybrid", "mine", "hybrid"]
     assert Path(started[0][1].router, "config.json").is_file()
+
+
+def test_an_engine_here_is_not_asked_through_a_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    engine = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with served(Engine()) as url:
+            assert launch._is_ready(engine, int(url.rpartition(":")[2]), seconds=5)
+    finally:
+        engine.communicate()
 
 
 def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):

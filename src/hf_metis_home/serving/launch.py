@@ -215,11 +215,12 @@ def _is_ready(engine: subprocess.Popen, port: int, seconds: float, host: str = L
     """Waits until the engine says that it is healthy, or has ended."""
     shown = LOCAL if host in ("0.0.0.0", "::") else host
     deadline = time.monotonic() + seconds
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy can reach this machine's address
     while time.monotonic() < deadline:
         if engine.poll() is not None:
             return False
         try:
-            with urllib.request.urlopen(f"http://{shown}:{port}/health", timeout=5) as reply:
+            with direct.open(f"http://{shown}:{port}/health", timeout=5) as reply:
                 if reply.status == 200:
                     return True
         except (urllib.error.URLError, OSError):
