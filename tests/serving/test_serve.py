@@ -173,6 +173,20 @@ def test_an_engine_here_is_not_asked_through_a_proxy(monkeypatch):
         engine.communicate()
 
 
+def test_an_export_of_another_template_is_not_served(hybrid_folder, tmp_path):
+    model = shutil.copytree(hybrid_folder, tmp_path / "hybrid")
+    folder = launch.exported(model, tmp_path / "router", "router")
+    assert launch.exported(model, folder, "router") == folder
+    (model / "README.md").write_text("other words")
+    launch.exported(model, folder, "router")
+    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
+        text = (model / name).read_text()
+        (model / name).write_text(text + "\n ")
+        with pytest.raises(ValueError, match=r"no 'router' export of this model as it is now \(other processor\)"):
+            launch.exported(model, folder, "router")
+        (model / name).write_text(text)
+
+
 def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
@@ -194,7 +208,9 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     assert "a router alone, which has no branches" in says("--model_name_or_path", router_folder, *model[2:])
     (tmp_path / "exports" / "hybrid-router").mkdir(parents=True)
     (tmp_path / "exports" / "hybrid-router" / "export.json").write_text('{"format": "router", "weights": "0"}')
-    assert "no 'router' export of these weights" in says(*model, "--export_dir", tmp_path / "exports")
+    assert "no 'router' export of this model as it is now (other weights, processor)" in says(
+        *model, "--export_dir", tmp_path / "exports"
+    )
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -23,7 +23,7 @@ import torch
 from .._folders import check_output_dir
 from ..conversion import export_checkpoint
 from ..conversion.checkpoint import HYBRID, read_config, resolve_folder
-from ..conversion.fingerprint import weights_fingerprint
+from ..conversion.fingerprint import processor_fingerprint, weights_fingerprint
 from ..conversion.vllm_export import vllm_flags
 from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings
 
@@ -34,7 +34,7 @@ STOP_SECONDS = 20.0
 
 def exported(model: Path, folder: Path, format: Literal["vllm", "router"]) -> Path:
     """
-    The export of a model in a folder: what is there, if it is of these weights, else made now.
+    The export of a model in a folder: what is there, if it is of this model as it is now, else made now.
 
     Raises:
         ValueError: the folder holds something else.
@@ -44,10 +44,11 @@ def exported(model: Path, folder: Path, format: Literal["vllm", "router"]) -> Pa
         print(f"Writing {folder} (export --format {format}) ...", flush=True)
         export_checkpoint(model, check_output_dir(folder, "export_dir"), format=format)
     found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if found.get("format") != format or found.get("weights") != weights_fingerprint(model):
+    wanted = {"format": format, "weights": weights_fingerprint(model), "processor": processor_fingerprint(model)}
+    if different := [name for name, value in wanted.items() if found.get(name) != value]:
         raise ValueError(
-            f"`export_dir` has {str(folder)!r}, which is no {format!r} export of these weights. Remove it to have it "
-            "written anew, or choose another `export_dir`."
+            f"`export_dir` has {str(folder)!r}, which is no {format!r} export of this model as it is now (other "
+            f"{', '.join(different)}). Remove it to have it written anew, or choose another `export_dir`."
         )
     return folder
 
