@@ -187,6 +187,16 @@ def test_an_export_of_another_template_is_not_served(hybrid_folder, tmp_path):
         (model / name).write_text(text)
 
 
+def test_an_empty_key_is_refused(hybrid_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("METIS_HOME_API_KEY", "")
+    monkeypatch.setattr(launch, "serve_transformers", lambda *_: None)
+    flags = ["--model_name_or_path", str(hybrid_folder), "--export_dir", str(tmp_path / "exports")]
+    assert main(["serve", *flags, "--port", str(free_port())]) == 2
+    message = capsys.readouterr().err
+    assert "METIS_HOME_API_KEY is set, but empty" in message and "unset METIS_HOME_API_KEY" in message
+    assert not (tmp_path / "exports").exists()
+
+
 def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")

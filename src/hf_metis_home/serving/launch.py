@@ -25,7 +25,7 @@ from ..conversion import export_checkpoint
 from ..conversion.checkpoint import HYBRID, read_config, resolve_folder
 from ..conversion.fingerprint import processor_fingerprint, weights_fingerprint
 from ..conversion.vllm_export import vllm_flags
-from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings
+from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings, api_key
 
 
 LOCAL = "127.0.0.1"
@@ -106,7 +106,7 @@ def serve_vllm(
         settings.write(path)
         environment = {**os.environ, SETTINGS_VARIABLE: str(path)}
         print("Starting vLLM. What it prints:", flush=True)
-        if key := os.environ.get(KEY_VARIABLE):
+        if key := api_key():
             environment["VLLM_API_KEY"] = key
         with _running(command, env=environment) as engine:
             if _is_ready(engine, port, start_seconds, host):
@@ -215,8 +215,8 @@ def _free_port() -> int:
 def _is_ready(engine: subprocess.Popen, port: int, seconds: float, host: str = LOCAL) -> bool:
     """Waits until the engine says that it is healthy, or has ended."""
     shown = LOCAL if host in ("0.0.0.0", "::") else host
-    deadline = time.monotonic() + seconds
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy can reach this machine's address
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if engine.poll() is not None:
             return False
