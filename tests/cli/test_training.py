@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
 
 
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
-    given = ["--model_name_or_path", str(folder / "hybrid"), "--dataset_name", str(folder / "rows.parquet")]
+    given = ["--model_name_or_path", str(folder / "hybrid")]
+    if "--dataset_name" not in more:
+        given += ["--dataset_name", str(folder / "rows.parquet")]
     return [*given, "--output_dir", str(out), *CPU, "--max_steps", "2", *more]
 
 
@@ -44,11 +46,10 @@ def test_sft(folder, tmp_path, capsys):
 
 
 def test_sft_on_a_mixture(folder, tmp_path, capsys):
-    both = flags(folder, tmp_path / "out", "--dry_run")
-    both.insert(both.index("--dataset_name") + 2, str(folder / "more.parquet"))
-    assert sft.main([*both, "--dataset_weights", "1", "1"]) == 0
+    both = ["--dataset_name", str(folder / "rows.parquet"), str(folder / "more.parquet"), "--dry_run"]
+    assert sft.main(flags(folder, tmp_path / "out", *both, "--dataset_weights", "1", "1")) == 0
     assert "16 training rows" in capsys.readouterr().out
-    assert sft.main([*both, "--dataset_weights", "1"]) == 2
+    assert sft.main(flags(folder, tmp_path / "out", *both, "--dataset_weights", "1")) == 2
     assert "1 values for 2 datasets" in capsys.readouterr().err
 
 
