@@ -60,6 +60,8 @@ def test_switches_and_lists(config):
     assert switches() == Switches(False, True, None)
     assert switches("--quick", "--check", "false", "--parts", "a", "b") == Switches(True, False, ["a", "b"])
     assert switches("--parts", "a", "--quick") == Switches(True, True, ["a"])
+    assert switches("--parts", "a", "--quick", "--parts", "b", "c") == Switches(True, True, ["a", "b", "c"])
+    assert switches("--config", config("parts: [z]\n"), "--parts", "a") == Switches(False, True, ["a"])
     assert switches("--config", config("quick: true\nparts: [a, b]\n")) == Switches(True, True, ["a", "b"])
 
 

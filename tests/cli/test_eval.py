@@ -37,7 +37,9 @@ def folder(tmp_path_factory):
 
 
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
-    given = ["--model_name_or_path", str(folder / "hybrid"), "--tasks", str(folder / "rows.parquet")]
+    given = ["--model_name_or_path", str(folder / "hybrid")]
+    if "--tasks" not in more:
+        given += ["--tasks", str(folder / "rows.parquet")]
     return [*given, "--output_dir", str(out), "--max_new_tokens", "4", *more]
 
 
@@ -132,6 +134,20 @@ def test_failed_rows_are_counted_and_kept(folder, tmp_path, capsys):
     assert [error is None for error in outcomes["error"]] == [True, True, False, True]
     assert parquet.read_table(tmp_path / "out/questions.parquet")["image"].to_pylist()[2] is None
     assert json.loads((tmp_path / "out/run.json").read_text())["failed"] == 1
+
+
+def test_rows_of_json_lines_fail_alone(folder, tmp_path, capsys):
+    rows = [
+        {"prompt": [{"role": "user", "content": "is it red"}], "solution": gold, "task": 1, "subject": 3}
+        for gold in ("4", ".", "5")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert eval_verb.main(flags(folder, tmp_path / "out", "--tasks", str(tmp_path / "rows.jsonl"))) == 0
+    assert "1 of them failed" in capsys.readouterr().out
+    outcomes = read_outcomes(tmp_path / "out/outcomes.parquet")
+    assert [error is None for error in outcomes["error"]] == [True, False, True]
+    questions = parquet.read_table(tmp_path / "out/questions.parquet").to_pylist()
+    assert {(row["task"], row["subject"]) for row in questions} == {("1", "3")}
 
 
 @pytest.mark.parametrize(

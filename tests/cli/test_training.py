@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
 
 
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
-    given = ["--model_name_or_path", str(folder / "hybrid"), "--dataset_name", str(folder / "rows.parquet")]
+    given = ["--model_name_or_path", str(folder / "hybrid")]
+    if "--dataset_name" not in more:
+        given += ["--dataset_name", str(folder / "rows.parquet")]
     return [*given, "--output_dir", str(out), *CPU, "--max_steps", "2", *more]
 
 
@@ -115,6 +117,13 @@ def test_what_is_required(capsys):
     assert sft.main(CPU) == 2
     captured = capsys.readouterr().err
     assert "`--model_name_or_path` is required" in captured and "`--dataset_name` is required" in captured
+
+
+@pytest.mark.parametrize("again", [["--dataset_name", "more.parquet"], ["--dataset_name=more.parquet"]])
+def test_a_flag_that_stands_twice(tmp_path, capsys, again):
+    given = ["--model_name_or_path", "m", "--dataset_name", "rows.parquet", "--output_dir", str(tmp_path), *again]
+    assert sft.main(given) == 2
+    assert "`--dataset_name` is given 2 times" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["sft", "grpo"])

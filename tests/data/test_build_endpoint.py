@@ -52,6 +52,16 @@ def test_requests_carry_prompt_images_and_settings(monkeypatch):
     assert server.headers[0]["Authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(monkeypatch, host):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ChatServer() as server:
+        there = EndpointRollouts(server.url.replace("127.0.0.1", host), "served", pause=0.01)
+        there.probe(prompt_set({"sums": 1})[0])
+    assert len(server.requests) == 1
+
+
 def test_a_server_that_gives_one_answer_is_asked_again_with_other_seeds():
     with ChatServer(lambda request: reply_of(str(request["seed"]))) as server:
         drawn = dict(source(server).roll_out(prompt_set({"sums": 1}), [0], set(), 4))

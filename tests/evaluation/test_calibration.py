@@ -141,6 +141,13 @@ def test_drop():
     assert few["held_out"]["accuracy_drop"] == 0.0
 
 
+@pytest.mark.parametrize(("confidence", "words"), [(0.999, "99.9%"), (0.975, "97.5%"), (0.9, "90%")])
+def test_the_statement_names_the_confidence_as_it_is(confidence, words):
+    outcomes = table(*smooth(np.random.default_rng(0), 2000))
+    for target in ({"max_accuracy_drop": 0.3}, {"max_accuracy_drop": 0.0001}, {"thinking_ratio": 0.5}):
+        assert f"ith {words} confidence" in calibrate_threshold(outcomes, confidence=confidence, **target)["statement"]
+
+
 def test_one_sample_counts_and_rows_without_a_probability_do_not():
     probability, right = np.array([0.2, 0.4, 0.6, 0.8]), np.ones((4, 2))
     rows = table(probability, right).to_list()

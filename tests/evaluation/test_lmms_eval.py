@@ -15,8 +15,10 @@ pytest.importorskip("lmms_eval")
 hybrid = test_accuracy.hybrid  # the fixture
 
 
-@pytest.mark.parametrize("thinking", [None, True, False])
-def test_requests(hybrid, tmp_path, thinking):
+@pytest.mark.parametrize(
+    ("word", "thinking"), [(None, None), ("auto", None), ("None", None), ("True", True), (1, True), ("false", False)]
+)
+def test_requests(hybrid, tmp_path, word, thinking):
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
     registry = ModelRegistryV2()
@@ -24,14 +26,14 @@ def test_requests(hybrid, tmp_path, thinking):
     kind = registry.get_model_class("metis_home")
     save_hub_folder(*hybrid, tmp_path / "hybrid")
     model = kind(
-        str(tmp_path / "hybrid"), batch_size=3, dtype="float32", thinking=None if thinking is None else str(thinking)
+        str(tmp_path / "hybrid"), batch_size=3, dtype="float32", device="cpu", max_batch_size=None, thinking=word
     )
     model.task_dict = {"local": {"test": ROWS}}
     requests = [
         SimpleNamespace(
             args=(
                 row["prompt"][0]["content"],
-                {"max_new_tokens": 5},
+                {"max_new_tokens": 5, "do_sample": False, "temperature": 0.7},
                 lambda doc: doc["images"],
                 number,
                 "local",
@@ -45,3 +47,14 @@ def test_requests(hybrid, tmp_path, thinking):
         parsed = parse_completion(record.text).answer
         expected.append(record.text if parsed is None else parsed)
     assert model.generate_until(requests) == expected
+
+
+def test_arguments_are_not_guessed():
+    from hf_metis_home.evaluation.lmms_eval import MetisHome
+
+    with pytest.raises(ValueError, match="`thinking` is 'yes', but must be true, false or auto"):
+        MetisHome("missing", thinking="yes")
+    with pytest.raises(ValueError, match="`trust_remote_code` is 'maybe', but must be true or false"):
+        MetisHome("missing", trust_remote_code="maybe")
+    with pytest.raises(TypeError, match="thinkng"):
+        MetisHome("missing", thinkng=True)

@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc
 
+from hf_metis_home.evaluation.hub_results import eval_results
 from hf_metis_home.evaluation.intervals import bootstrap_shares, interval
 from hf_metis_home.evaluation.leakage import format_validity, leakage
 from hf_metis_home.evaluation.metrics import evaluate_outcomes
@@ -96,6 +97,44 @@ def test_failed_rows_are_wrong_and_have_no_length():
         )
 
 
+def test_where_the_router_was_not_asked_its_answer_is_wrong():
+    """The router is asked together with the thinking branch, so where that failed nobody knows its choice."""
+    failed = [row(n, None, None, (True, 6), error="thinking: out of memory") for n in (4, 5)]
+    metrics = evaluate_outcomes(table(HAND + failed), 0.5, draws=2)
+    policies = metrics["tasks"]["all"]["policies"]
+    assert policies["non_thinking"]["accuracy"] == pytest.approx(3 / 6)
+    router = policies["router"]
+    assert [router["accuracy"], router["tokens"]] == [pytest.approx(2 / 6), 16.5]
+    for point in metrics["curve"]["all"]:
+        there = evaluate_outcomes(table(HAND + failed), point["threshold"], draws=2)["tasks"]["all"]["policies"]
+        assert [point["accuracy"], point["tokens"]] == pytest.approx(
+            [there["router"]["accuracy"], there["router"]["tokens"]]
+        )
+
+
+def test_a_task_without_one_answer_has_the_policies_of_the_table():
+    failed = [row(n, None, None, (True, 6), task="maps", subject="a", error="thinking: out of memory") for n in (4, 5)]
+    metrics = evaluate_outcomes(table(HAND + failed), 0.5, draws=2)
+    assert json.loads(json.dumps(metrics)) == metrics
+    cells = metrics["tasks"]["maps"]
+    assert cells["policies"].keys() == metrics["tasks"]["all"]["policies"].keys()
+    assert metrics["subjects"]["maps"]["a"]["accuracy"]["router"] == 0.0
+    router = cells["policies"]["router"]
+    assert (router["accuracy"], router["tokens"], router["thinking_ratio"]) == (0.0, None, None)
+    assert cells["policies"]["non_thinking"]["accuracy"] == 1.0 and "maps" not in metrics["curve"]
+    [entry] = eval_results({"maps": cells}, {"maps": {"dataset": "owner/maps"}}, 0.5)["maps.yaml"]
+    assert entry["value"] == 0.0 and "thinking ratio –" in entry["notes"]
+
+    nothing = [row(4, None, None, None, task="maps", error="image")]
+    dense = [row(n, None, (True, 25), None) for n in range(4)] + nothing
+    policies = evaluate_outcomes(table(HAND + nothing), 0.5, baselines={"base": table(dense)}, draws=2)["tasks"]["maps"]
+    assert {name: cell["accuracy"] for name, cell in policies["policies"].items()} == dict.fromkeys(
+        ("router", "thinking", "non_thinking", "random", "oracle", "base"), 0.0
+    )
+    alone = evaluate_outcomes(table(dense), 0.5, draws=2)["tasks"]["maps"]["policies"]
+    assert alone["thinking"]["accuracy"] == 0.0 and alone.keys() == {"thinking"}
+
+
 def test_a_threshold_is_compared_in_fp32_as_the_model_does():
     probability = torch.tensor([0.7, 0.1, 0.5])
     rows = [row(n, float(value), (True, 30), (False, 6)) for n, value in enumerate(probability)]
@@ -142,6 +181,8 @@ def test_bad_input():
         evaluate_outcomes(table(HAND).select([]), 0.5)
     with pytest.raises(ValueError, match=r"`threshold` is 1.5"):
         evaluate_outcomes(table(HAND), 1.5)
+    with pytest.raises(ValueError, match=r"`outcomes` has a task called 'all'"):
+        evaluate_outcomes(table([*HAND, row(4, 0.5, (True, 30), (True, 6), task="all")]), 0.5)
 
 
 @st.composite

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 
+from hf_metis_home.data.answers import answers_match
 from hf_metis_home.data.work_file import WorkFile
 from hf_metis_home.evaluation import answer_rows
 from hf_metis_home.evaluation.accuracy import is_correct
@@ -104,7 +105,7 @@ def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
 
     found = collect_outcomes(*hybrid, rows, **{**OPTIONS, "batch_size": 4}, match=match)
     assert found["correct_thinking"] == found["correct_non_thinking"] == [True, False, False, True]
-    assert asked == [("4", "4"), ("5", "4"), ("4", "4")] * 2
+    assert asked == [("4", "4")] * 4 + [("4", "4"), ("5", "4"), ("4", "4")] * 2  # first every gold with itself
 
 
 @pytest.mark.parametrize(
@@ -293,6 +294,27 @@ def test_a_row_that_says_why_it_fails_is_not_asked(hybrid, outcomes):
     assert found["text_thinking"][0] == outcomes["text_thinking"][0]
 
 
+@pytest.mark.parametrize("gold", [".", "", " ", "...", '"', 4])
+def test_a_gold_that_cannot_be_compared_fails_its_row_alone(hybrid, outcomes, gold, monkeypatch):
+    from hf_metis_home.evaluation import outcomes as module
+
+    prepare, sizes = module.prepare_batch, []
+
+    def counted(processor, rows, longest):
+        kept, inputs, errors = prepare(processor, rows, longest)
+        sizes.append(len(kept))
+        return kept, inputs, errors
+
+    monkeypatch.setattr(module, "prepare_batch", counted)
+    rows = [ROWS[0], row("a", solution=gold), row("b", solutions=["4", gold])]
+    found = collect_outcomes(*hybrid, rows, match=answers_match, **OPTIONS)
+    assert sizes == [1] and found["error"][0] is None
+    assert found["text_thinking"] == [outcomes["text_thinking"][0], None, None]
+    assert all(f"the gold answer {gold!r} cannot be compared (ValueError: " in error for error in found["error"][1:])
+    judged = collect_outcomes(*hybrid, [row("a", solution=gold, verifier=bool)], match=answers_match, **OPTIONS)
+    assert judged["error"] == [None]
+
+
 def test_batches_have_rows_of_one_task_and_length(hybrid):
     rows = [row("is it red?" * n, task=task) for n, task in ((3, "a"), (1, "b"), (1, "a"), (2, "b"), (2, "a"))]
     questions = _read_questions(rows, hybrid[1])
@@ -325,6 +347,14 @@ def test_arithmetic_is_a_real_run_of_the_router(hybrid, outcomes, threshold):
         ([], {}, "`rows` is empty"),
         ([ROWS[0], {**ROWS[1], "solution": None}], {}, "Row 1 of `rows` has no 'solution'"),
         ([{"prompt": [], "solution": "4"}], {}, "Row 0 of `rows` has no 'task'"),
+        (
+            [ROWS[0], {**ROWS[1], "prompt": "is it?"}],
+            {},
+            r"Row 1 of `rows` has the `prompt` 'is it\?', which is no list of messages. Write \[\{'role': 'user'",
+        ),
+        ([{**ROWS[1], "prompt": []}], {}, r"Row 0 of `rows` has the `prompt` \[\]"),
+        ([{**ROWS[1], "prompt": [{"role": "user", "content": 4}]}], {}, "Row 0 of `rows` has the `prompt` "),
+        ([row("a", task="all")], {}, "Row 0 of `rows` is of a task called 'all'"),
         ([row("a", id="x"), row("b"), row("c", id="x")], {}, "Rows 0 and 2 of `rows` both have id 'x' in task 'test'"),
         (ROWS, {"samples": 2}, "`samples` is 2, but at `temperature` 0"),
         (ROWS, {"samples": 0, "batch_size": 0}, "`batch_size` is 0, .*\n`samples` is 0"),

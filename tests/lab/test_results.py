@@ -44,9 +44,31 @@ def test_several_runs():
 
 def test_the_statement_carries_the_control_and_its_figures():
     text = " ".join(combine([run(0)], "small")["statement"])
-    assert "What this does not show: that two branches are needed" in text
+    assert "The dense control, trained on the same mixed data" in text
     # dense_mixed: 20 + 2 on hard and 20 on easy; hybrid: 30 + 2 and 30.
     assert "22.0 % on hard and 20.0 % on easy" in text and "+10.0 and +10.0 points" in text
+
+
+def with_accuracy(**models) -> str:
+    """The statement of a run with given accuracies, `(easy, hard)` by model."""
+    one = run(0)
+    for model, values in models.items():
+        for task, value in zip(("easy", "hard"), values, strict=True):
+            one["models"][model][task]["accuracy"] = value
+    return " ".join(combine([one], "small")["statement"])
+
+
+def test_the_statement_follows_the_figures():
+    equal = {"base": (0.9, 0.2), "reasoning_only": (0.3, 0.9)}
+    as_good = with_accuracy(**equal, dense_mixed=(0.9, 0.9), hybrid=(0.9, 0.91))
+    assert "What this does not show: that two branches are needed" in as_good
+    assert "Mixed data and choosing a mode explain the gain here" in as_good and "costs the easy tasks" in as_good
+    better = with_accuracy(**equal, dense_mixed=(0.9, 0.2), hybrid=(0.9, 0.9))
+    assert "explain the gain" not in better and "The hybrid does better than the dense control on hard" in better
+    worse = with_accuracy(**equal, dense_mixed=(0.9, 0.95), hybrid=(0.9, 0.6))
+    assert "The hybrid does worse than the dense control on hard" in worse
+    no_gain = with_accuracy(**{**equal, "reasoning_only": (0.95, 0.2)}, dense_mixed=(0.9, 0.2), hybrid=(0.9, 0.2))
+    assert "costs the easy tasks" not in no_gain and "explain the gain" not in no_gain
 
 
 def test_a_smoke_run_claims_nothing():

@@ -79,6 +79,15 @@ def test_results_count_at_the_threshold_of_now(folder, outcomes):
     assert "threshold 0.85" in card_of(folder).text and "thinks about 25.0 % of the questions" in card_of(folder).text
 
 
+def test_a_task_without_one_answer_has_a_row_of_its_own(folder, tmp_path):
+    records = [outcome(number) for number in range(4)]
+    blank = {name: None for name in records[0] if name not in ("task", "id", "sample")}
+    records += [{**record, **blank, "task": "maps", "error": "image"} for record in records]
+    outcomes = write_folder(tmp_path / "outcomes", records)
+    update_card(folder, outcomes=outcomes)
+    assert re.search(r"^\| maps \| 4 \| 0\.0 ", card_of(folder).text, re.M)
+
+
 def test_outcomes_of_other_weights_are_refused(folder, outcomes, capsys):
     before = (folder / "README.md").read_bytes()
     run = json.loads((outcomes / "run.json").read_text())
@@ -87,6 +96,13 @@ def test_outcomes_of_other_weights_are_refused(folder, outcomes, capsys):
     assert main(words) == 2
     assert "of a model with other weights ('other'" in capsys.readouterr().err
     assert (folder / "README.md").read_bytes() == before
+
+
+def test_outcomes_that_do_not_say_of_which_weights_are_doubted(folder, outcomes, capsys):
+    run = json.loads((outcomes / "run.json").read_text())
+    (outcomes / "run.json").write_text(json.dumps({**run, "model": {"name": "owner/other"}}))
+    update_card(folder, outcomes=outcomes)
+    assert "says that they are of 'owner/other', but not of which weights" in capsys.readouterr().err
 
 
 def test_what_was_said_once_stays(folder):

@@ -84,6 +84,7 @@ def test_what_does_not_belong_stays_here(folder, hub, quick, capsys):
         ({"local_sources": []}, True),
         ({"local_sources": [], "command": "metis-home upcycle --output_dir /home/me/x"}, False),
         ({"local_sources": [], "command": "metis-home upcycle --output_dir=~/x"}, False),
+        ({"local_sources": [], "command": "metis-home upcycle --output_dir '/home/me/my models/x'"}, False),
     ],
 )
 def test_records_with_folders_of_this_machine_stay_here(folder, quick, change, sent):

@@ -205,6 +205,13 @@ def test_a_key(router_folder, monkeypatch):
     assert ask(app, path="/health", method="GET").status_code == 200
 
 
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_locks_nobody_out(router_folder, monkeypatch, key):
+    monkeypatch.setitem(os.environ, "METIS_HOME_API_KEY", key)
+    with pytest.raises(ValueError, match="METIS_HOME_API_KEY is set, but empty"):
+        app_of(router_folder)
+
+
 def test_settings(tmp_path, monkeypatch, router_folder):
     monkeypatch.delitem(os.environ, "METIS_HOME_SERVING", raising=False)
     with pytest.raises(ValueError, match="METIS_HOME_SERVING is not set"):

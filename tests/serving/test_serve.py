@@ -17,7 +17,7 @@ from hf_metis_home.cli import main
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 from hf_metis_home.serving import launch
 
-from .common import CHAT, chat, data_url, free_port, image_part, picture, process, wait_until
+from .common import CHAT, Engine, chat, data_url, free_port, image_part, picture, process, served, wait_until
 
 
 def serve(folder, *flags):
@@ -162,6 +162,41 @@ def test_the_models_threshold_counts_and_not_that_of_an_export(hybrid_folder, tm
     assert Path(started[0][1].router, "config.json").is_file()
 
 
+def test_an_engine_here_is_not_asked_through_a_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    engine = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with served(Engine()) as url:
+            assert launch._is_ready(engine, int(url.rpartition(":")[2]), seconds=5)
+    finally:
+        engine.communicate()
+
+
+def test_an_export_of_another_template_is_not_served(hybrid_folder, tmp_path):
+    model = shutil.copytree(hybrid_folder, tmp_path / "hybrid")
+    folder = launch.exported(model, tmp_path / "router", "router")
+    assert launch.exported(model, folder, "router") == folder
+    (model / "README.md").write_text("other words")
+    launch.exported(model, folder, "router")
+    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
+        text = (model / name).read_text()
+        (model / name).write_text(text + "\n ")
+        with pytest.raises(ValueError, match=r"no 'router' export of this model as it is now \(other processor\)"):
+            launch.exported(model, folder, "router")
+        (model / name).write_text(text)
+
+
+def test_an_empty_key_is_refused(hybrid_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("METIS_HOME_API_KEY", "")
+    monkeypatch.setattr(launch, "serve_transformers", lambda *_: None)
+    flags = ["--model_name_or_path", str(hybrid_folder), "--export_dir", str(tmp_path / "exports")]
+    assert main(["serve", *flags, "--port", str(free_port())]) == 2
+    message = capsys.readouterr().err
+    assert "METIS_HOME_API_KEY is set, but empty" in message and "unset METIS_HOME_API_KEY" in message
+    assert not (tmp_path / "exports").exists()
+
+
 def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
@@ -183,7 +218,9 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     assert "a router alone, which has no branches" in says("--model_name_or_path", router_folder, *model[2:])
     (tmp_path / "exports" / "hybrid-router").mkdir(parents=True)
     (tmp_path / "exports" / "hybrid-router" / "export.json").write_text('{"format": "router", "weights": "0"}')
-    assert "no 'router' export of these weights" in says(*model, "--export_dir", tmp_path / "exports")
+    assert "no 'router' export of this model as it is now (other weights, processor)" in says(
+        *model, "--export_dir", tmp_path / "exports"
+    )
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

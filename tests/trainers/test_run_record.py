@@ -3,8 +3,10 @@
 import json
 from importlib.metadata import version
 
+import pytest
 from datasets import Dataset
 
+from hf_metis_home.evaluation.accuracy import GeneratedAnswer
 from hf_metis_home.evaluation.callback import GenerationCallback
 
 from .common import make_dataset, make_trainer
@@ -69,9 +71,24 @@ def test_answers_during_training(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_answers_need_rows_to_answer(tmp_path):
-    import pytest
+def test_answers_during_training_are_judged_as_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "hf_metis_home.evaluation.accuracy.generate_answers",
+        lambda model, processor, inputs, **options: [
+            GeneratedAnswer("<think></think><answer>7.0</answer>", 4, True, 0.5) for _ in inputs["input_ids"]
+        ],
+    )
+    data = make_dataset((True, False), images=(1,)).map(lambda row: {"solution": "7"})
+    trainer = make_trainer(tmp_path, eval_dataset=data, eval_strategy="steps", eval_steps=1, max_steps=1)
+    callback = GenerationCallback(trainer, rows=2)
+    callback.on_evaluate(trainer.args, trainer.state, trainer.control)
+    assert trainer.state.log_history[-1]["eval_accuracy"] == 1.0
+    trainer.eval_dataset = data.map(lambda row, index: {"solution": "7" if index == 0 else "."}, with_indices=True)
+    with pytest.raises(ValueError, match="Row 1 of the evaluation dataset: `solution` is '.', which holds no answer"):
+        GenerationCallback(trainer, rows=2)
 
+
+def test_answers_need_rows_to_answer(tmp_path):
     trainer = make_trainer(tmp_path)
     with pytest.raises(ValueError, match="no evaluation dataset"):
         GenerationCallback(trainer, rows=4)

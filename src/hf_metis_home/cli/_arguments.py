@@ -50,7 +50,9 @@ def parse_arguments(arguments_class: type, argv: list[str], prog: str, descripti
     parser.add_argument("--config", metavar="FILE", help="YAML file with the names of the flags, which win over it")
     for field in fields.values():
         kind, _ = _without_none(field.type)
-        shape = {"nargs": "?", "const": True} if kind is bool else {"nargs": "+"} if kind == list[str] else {}
+        shape: dict = {"nargs": "?", "const": True} if kind is bool else {}
+        if kind == list[str]:  # a flag that stands twice adds its words
+            shape = {"nargs": "+", "action": "extend"}
         parser.add_argument(
             f"--{field.name}", metavar=_metavar(field), help=_help(field), default=argparse.SUPPRESS, **shape
         )

@@ -6,6 +6,7 @@ parser: defaults, then the YAML file, then the command line.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -100,6 +101,7 @@ def parse(verb: str, classes: tuple[type, ...], argv: list[str]):
     if "--help_all" in argv:
         parser.print_help()
         sys.exit(0)
+    _refuse_repeated(argv, parser._option_string_actions)
     if "--config" in argv:
         position = argv.index("--config") + 1
         if position == len(argv):
@@ -122,6 +124,18 @@ def parse(verb: str, classes: tuple[type, ...], argv: list[str]):
             "\n".join(f"`--{name}` is required, on the command line or in the YAML file." for name in missing)
         )
     return parsed
+
+
+def _refuse_repeated(argv: list[str], actions: dict) -> None:
+    """An error for a list that is given twice: the parser takes the last, and drops the words behind the others."""
+    given = [actions[flag] for word in argv if (flag := word.split("=")[0]) in actions]
+    counts = Counter(action.dest for action in given if action.nargs in ("+", "*"))
+    if errors := [
+        f"`--{name}` is given {count} times, of which only the last would count. Give all its values behind one."
+        for name, count in counts.items()
+        if count > 1
+    ]:
+        raise UsageError("\n".join(errors))
 
 
 def _refuse_unknown(names: list[str], known: list[str], where: str, dashes: str) -> None:

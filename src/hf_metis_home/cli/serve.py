@@ -62,8 +62,9 @@ def _serve(arguments: ServeArguments) -> None:
     from ..conversion.fingerprint import calibration_problem
     from ..conversion.vllm_export import ROUTER
     from ..serving import launch
-    from ..serving.settings import ServingSettings
+    from ..serving.settings import ServingSettings, api_key
 
+    api_key()
     launch.check_port(arguments.host, arguments.port)
     launch.check_device(arguments.router_device)
     try:

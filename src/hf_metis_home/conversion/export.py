@@ -17,7 +17,7 @@ from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import add_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, check_branches, is_branch_tensor, legacy_name, open_checkpoint
-from .fingerprint import weights_fingerprint
+from .fingerprint import processor_fingerprint, weights_fingerprint
 from .hub_folder import copy_generation_config, local_sources, write_model_files
 from .peft_export import adapter_from_low_rank, check_shared, logit_error, low_rank_differences, write_adapter
 from .router_alone import router_config, router_tensor_names
@@ -68,8 +68,8 @@ def export_checkpoint(
 
     Returns:
         `dict`: what `export.json` in the folder holds: the arguments, for an adapter of the `"ffn"` kind the energy
-        kept per weight and the error of the logits, for `"vllm"` and `"router"` the fingerprint of the source's
-        weights.
+        kept per weight and the error of the logits, for `"vllm"` and `"router"` the fingerprints of the source's
+        `weights` and `processor`.
 
     Raises:
         FileExistsError: `output_dir` has content.
@@ -104,12 +104,12 @@ def export_checkpoint(
             write_dense(hybrid, branch, made, staging)
         elif format == "router":
             write_router(hybrid, staging)
-            record["weights"] = weights_fingerprint(hybrid.folder)
+            record |= _fingerprints(hybrid.folder)
         elif format == "vllm":
             from .vllm_export import write_vllm
 
             record |= write_vllm(hybrid, made, staging)
-            record["weights"] = weights_fingerprint(hybrid.folder)
+            record |= _fingerprints(hybrid.folder)
         else:
             base_model = base_model or made.get("model_name_or_path")
             if base_model is None:
@@ -146,6 +146,11 @@ def export_checkpoint(
         (staging / "export.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (staging / "README.md").write_text(render_export_card(**record), encoding="utf-8")
     return record
+
+
+def _fingerprints(folder: Path) -> dict:
+    """By which a folder tells whether it is still an export of a model."""
+    return {"weights": weights_fingerprint(folder), "processor": processor_fingerprint(folder)}
 
 
 def _check_arguments(format: str, branch: str | None, base_model, rank: int | None, max_error: float | None) -> None:

@@ -9,6 +9,11 @@ from .checkpoint import open_file, weight_files
 
 WHOLE_BYTES = 2**20  # tensors up to this size are read whole
 BLOCK_BYTES, BLOCKS = 4096, 64  # of larger ones, so many blocks at even distances
+PROCESSOR_FILES = (
+    "generation_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 AGAIN = "Evaluate the model again and run `metis-home calibrate` on these outcomes."
 
 
@@ -52,6 +57,26 @@ def weights_fingerprint(folder: str | Path) -> str:
             for offset, count in _blocks(tensor.nbytes):
                 file.seek(begin + offset)
                 digest.update(file.read(count))
+    return digest.hexdigest()
+
+
+def processor_fingerprint(folder: str | Path) -> str:
+    """
+    SHA-256 over the files beside the weights that decide how a prompt is read and an answer generated: tokenizer, image
+    processor, chat template, generation settings.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.conversion.fingerprint import processor_fingerprint
+
+    >>> processor_fingerprint("runs/hybrid")[:8]
+    ```
+    """
+    digest = hashlib.sha256()
+    for path in (Path(folder) / name for name in PROCESSOR_FILES):
+        if path.is_file():
+            digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

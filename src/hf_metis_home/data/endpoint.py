@@ -76,6 +76,9 @@ class EndpointRollouts:
                 f"`endpoint` holds more than an address of {parts.hostname}; it would be written into files. Put the "
                 f"key into the environment variable {api_key_env}."
             )
+        # Behind a proxy these names would be the proxy's own machine.
+        here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        self._opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if here else [])
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.api_key_env, self.concurrency, self.timeout = api_key_env, concurrency, timeout
         self.tries, self.pause, self._stop = tries, pause, threading.Event()
@@ -183,7 +186,7 @@ class EndpointRollouts:
             headers["Authorization"] = f"Bearer {key}"
         message = urllib.request.Request(self.url, data=json.dumps(request).encode(), headers=headers, method="POST")
         deadline, chunks = time.monotonic() + self.timeout, []
-        with urllib.request.urlopen(message, timeout=self.timeout) as reply:
+        with self._opener.open(message, timeout=self.timeout) as reply:
             while chunk := reply.read1(65536):
                 chunks.append(chunk)
                 if time.monotonic() > deadline:  # the socket's own limit counts from byte to byte

@@ -25,12 +25,13 @@ class RowError(ValueError):
 
 
 class Question(NamedTuple):
-    """What is known of a row before it is asked; `length` in tokens of the prompt."""
+    """What is known of a row before it is asked; `length` in tokens of the prompt, `error` why it will not be."""
 
     task: str
     id: str
     subject: str | None
     length: int
+    error: str | None = None
 
 
 def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:

@@ -81,10 +81,16 @@ def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **opti
 
 
 def check_same_weights(path: Path, weights: str) -> None:
-    """An error where the record beside outcomes names other weights."""
+    """An error where the record beside outcomes names other weights, a warning where it names none."""
     run = path.with_name("run.json")
     noted = json.loads(run.read_text(encoding="utf-8")).get("model", {}) if run.is_file() else {}
-    if noted.get("weights") not in (None, weights):
+    if noted.get("name") and not noted.get("weights"):
+        print(
+            f"warning: {run} says that they are of {noted['name']!r}, but not of which weights, so nobody can tell "
+            "whether these outcomes are this model's. Evaluate again to be sure.",
+            file=sys.stderr,
+        )
+    elif noted.get("weights") not in (None, weights):
         raise ValueError(
             f"`outcomes` is {str(path)!r}, of a model with other weights ({noted.get('name')!r}, see {run.name}). "
             "Evaluate this model, and take its own outcomes."

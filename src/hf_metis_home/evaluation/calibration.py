@@ -240,15 +240,16 @@ def _interval(target, threshold, probability, tokens, confidence: float, seed: i
 
 
 def _statement(target: str, value: float, threshold: float, confidence: float, n: int, figures: dict) -> str:
+    sure = f"{100 * confidence:g}%"
     if target == "max_accuracy_drop":
         if threshold == 0:
             return (
                 f"No threshold above 0 can be promised to cost at most {100 * value:g} points of accuracy with "
-                f"{confidence:.0%} confidence from {n:,} held-out questions, so the model always thinks, which costs "
+                f"{sure} confidence from {n:,} held-out questions, so the model always thinks, which costs "
                 "none."
             )
         return (
-            f"With {confidence:.0%} confidence the accuracy is at most {100 * value:g} points below always thinking; "
+            f"With {sure} confidence the accuracy is at most {100 * value:g} points below always thinking; "
             f"on the {n:,} held-out questions it was {100 * figures['accuracy_drop']:.1f} points below."
         )
     name, places = ("thinking ratio", ".3f") if target == "thinking_ratio" else ("mean number of tokens", ".1f")
@@ -256,6 +257,6 @@ def _statement(target: str, value: float, threshold: float, confidence: float, n
         return f"The {name} is not known: none of the {n:,} held-out questions has one."
     key, (low, high) = "thinking_ratio" if target == "thinking_ratio" else "tokens", figures["interval"]
     return (
-        f"On the {n:,} held-out questions the {name} was {figures[key]:{places}}; with {confidence:.0%} confidence it "
+        f"On the {n:,} held-out questions the {name} was {figures[key]:{places}}; with {sure} confidence it "
         f"is between {low:{places}} and {high:{places}}."
     )

@@ -3,6 +3,7 @@
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from ..data.answers import answers_match, gold_text
 from .accuracy import answer_rows, summarise
 
 
@@ -11,7 +12,8 @@ class GenerationCallback(TrainerCallback):
     At every evaluation, lets the model answer some rows of the evaluation dataset and logs how well.
 
     Logs `eval_accuracy`, `eval_thinking_ratio` (of a two-branch model whose router decides; for a dense one, the share
-    of answers with a thought) and `eval_mean_tokens`, over all rows and with `/{task}` for each task.
+    of answers with a thought) and `eval_mean_tokens`, over all rows and with `/{task}` for each task. Answers are
+    compared as [`~data.answers.answers_match`] does.
 
     Args:
         trainer ([`MetisHomeSFTTrainer`] or [`MetisHomeGRPOTrainer`]):
@@ -22,7 +24,8 @@ class GenerationCallback(TrainerCallback):
             Longest answer in tokens.
 
     Raises:
-        ValueError: no evaluation dataset, one without those columns, or a model that is sharded.
+        ValueError: no evaluation dataset, one without those columns, a `solution` that holds no answer, or a model
+            that is sharded.
 
     Example:
 
@@ -53,6 +56,8 @@ class GenerationCallback(TrainerCallback):
             )
         self.trainer, self.max_new_tokens = trainer, max_new_tokens
         self.rows = dataset.select(range(min(rows, len(dataset))))
+        for number, solution in enumerate(self.rows["solution"]):
+            gold_text(solution, f"Row {number} of the evaluation dataset: `solution`")
 
     def on_evaluate(self, args, state, control, **kwargs):
         trainer, accelerator = self.trainer, self.trainer.accelerator
@@ -67,6 +72,7 @@ class GenerationCallback(TrainerCallback):
             mine,
             max_new_tokens=self.max_new_tokens,
             batch_size=args.per_device_eval_batch_size,
+            match=answers_match,
         )
         model.train(training)
         records = gather_object(records)

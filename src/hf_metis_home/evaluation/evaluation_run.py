@@ -26,13 +26,12 @@ OPTIONS = ("max_new_tokens", "batch_size", "samples", "temperature", "seed")
 
 
 def settings_of(arguments: dict, model, rows) -> dict:
-    """What an interrupted run must share with the one that goes on: `weights` of a folder, `commit` of a Hub model."""
-    name = arguments["model_name_or_path"]
-    local = Path(name).is_dir()
+    """What an interrupted run must share with the one that goes on; `commit` is None for a folder."""
+    name, folder = arguments["model_name_or_path"], _folder(arguments)
     return {
         "model_name_or_path": name,
-        "weights": weights_fingerprint(name) if local else None,
-        "commit": None if local else _commit(name, arguments["model_revision"]),
+        "weights": weights_fingerprint(folder),
+        "commit": None if Path(name).is_dir() else extract_commit_hash(str(folder / CONFIG_NAME), None),
         "model": hashlib.sha256(model.config.to_json_string(use_diff=False).encode()).hexdigest(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "questions": fingerprint(rows),
@@ -40,9 +39,12 @@ def settings_of(arguments: dict, model, rows) -> dict:
     }
 
 
-def _commit(name: str, revision: str | None) -> str | None:
-    """The commit that a revision of a Hub model stands for here, from the path of its file in the cache."""
-    return extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+def _folder(arguments: dict) -> Path:
+    """The model's folder; of a Hub model the snapshot in the cache, from which it was loaded."""
+    name = arguments["model_name_or_path"]
+    if Path(name).is_dir():
+        return Path(name)
+    return Path(cached_file(name, CONFIG_NAME, revision=arguments["model_revision"])).parent
 
 
 def answer_all(model, processor, rows, arguments: dict, work: WorkFile) -> tuple[Dataset, float]:
@@ -70,8 +72,8 @@ def write_run(
     """
     Write the record of a run.
 
-    It holds `arguments`, `versions`, `date`, `model` (name, hash of its configuration, of a local folder the
-    fingerprint of its weights, type, and what is wrong with its calibration), `questions_sha256`,
+    It holds `arguments`, `versions`, `date`, `model` (name, hash of its configuration, fingerprint of its
+    weights, type, and what is wrong with its calibration), `questions_sha256`,
     `thinking_threshold`, `tasks` (where those from the Hub come from), `rows`, `failed`, `seconds_last_run` (since the
     last interruption, if there was one) and `seconds_generating` (of all answers, inside `generate`).
     """
@@ -89,7 +91,7 @@ def write_run(
         "model": {
             "name": settings["model_name_or_path"],
             "config_sha256": settings["model"],
-            **_weights(settings),
+            **_weights(settings, _folder(arguments)),
             "dtype": settings["dtype"],
             "device": str(model.device),
         },
@@ -104,8 +106,6 @@ def write_run(
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _weights(settings: dict) -> dict:
-    if settings["weights"] is None:
-        return {}
-    problem = calibration_problem(settings["model_name_or_path"])
+def _weights(settings: dict, folder: Path) -> dict:
+    problem = calibration_problem(folder)
     return {"weights": settings["weights"]} | ({"calibration": problem} if problem else {})

@@ -10,7 +10,7 @@ Results in the two forms that the Hub reads.
 
 import re
 
-from .page import known, percent
+from .page import decimal, known, percent
 from .policies import own_policy
 
 
@@ -98,7 +98,8 @@ def eval_results(
         if cell.get("interval"):
             notes += f", 95 % interval {percent(cell['interval'][0])} to {percent(cell['interval'][1])} %"
         if policy == "router":
-            notes = f"router decides at threshold {threshold:g}, thinking ratio {cell['thinking_ratio']:.3f}; {notes}"
+            ratio = decimal(cell["thinking_ratio"], 3)
+            notes = f"router decides at threshold {threshold:g}, thinking ratio {ratio}; {notes}"
         entry = EvalResultEntry(
             dataset_id=source["dataset"],
             task_id=source.get("benchmark_task") or source.get("config") or "default",

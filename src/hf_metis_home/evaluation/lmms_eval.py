@@ -4,7 +4,8 @@ A two-branch or dense model for lmms-eval, which finds it by its entry point:
     lmms-eval --model metis_home --model_args pretrained=runs/hybrid --tasks mmstar --batch_size 8
 
 `--model_args` may have `thinking` (true or false forces a branch; the router decides by default), `thinking_threshold`,
-`dtype` and `trust_remote_code`. A task gets what stands between the answer tags; a text without them, whole.
+`dtype`, `revision` and `trust_remote_code`. A task gets what stands between the answer tags; a text without them,
+whole.
 
 For both branches on every question, and a table to calculate with, there is `metis-home eval`.
 """
@@ -32,33 +33,41 @@ class MetisHome(lmms):
         pretrained (`str`):
             Folder or Hub id.
         thinking (`bool`, *optional*):
-            Force a branch of a two-branch model; by default its router decides.
+            Force a branch of a two-branch model; by default, and for `"auto"`, its router decides.
         thinking_threshold (`float`, *optional*):
             The router's, where it is not the model's own.
         batch_size (`int`, *optional*, defaults to 1):
             Questions per call of `generate`.
         dtype (`str`, *optional*, defaults to `"auto"`):
             Type in which the weights are loaded.
+        revision (`str`, *optional*):
+            Branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Let a repository run its own code.
+        device (`str`, *optional*):
+            Where the model runs; by default on a GPU where there is one.
+        max_batch_size (`int`, *optional*):
+            Given by lmms-eval for batch sizes that are searched for, which these are not.
     """
 
     def __init__(
         self,
         pretrained: str,
-        thinking: bool | str | None = None,
+        thinking: bool | str | int | None = None,
         thinking_threshold: float | None = None,
         batch_size: int | str = 1,
         dtype: str = "auto",
-        trust_remote_code: bool | str = False,
-        **kwargs,
+        revision: str | None = None,
+        trust_remote_code: bool | str | int = False,
+        device: str | None = None,
+        max_batch_size: int | None = None,
     ):
         super().__init__()
-        trust = {"trust_remote_code": _boolean(trust_remote_code)}
-        model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **trust)
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = AutoProcessor.from_pretrained(pretrained, **trust)
-        self.choice: dict = {"thinking": None if thinking is None else _boolean(thinking)}
+        options = {"trust_remote_code": _boolean("trust_remote_code", trust_remote_code, {}), "revision": revision}
+        self.choice: dict = {"thinking": _boolean("thinking", thinking, {"auto": None, "none": None})}
+        model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **options)
+        self.model = model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.processor = AutoProcessor.from_pretrained(pretrained, **options)
         self.choice["thinking_threshold"] = None if thinking_threshold is None else float(thinking_threshold)
         self.batch_size = int(batch_size)
 
@@ -67,7 +76,8 @@ class MetisHome(lmms):
         groups: dict[tuple, list[int]] = {}
         for number, request in enumerate(requests):
             options = request.args[1]
-            key = (options.get("max_new_tokens", 1024), float(options.get("temperature") or 0.0))
+            temperature = float(options.get("temperature") or 0.0) if options.get("do_sample", True) else 0.0
+            key = (options.get("max_new_tokens", 1024), temperature)
             groups.setdefault(key, []).append(number)
         texts = {}
         for (max_new_tokens, temperature), numbers in groups.items():
@@ -96,5 +106,9 @@ class MetisHome(lmms):
         raise NotImplementedError("metis_home answers single questions; choose a task without several rounds.")
 
 
-def _boolean(value: bool | str) -> bool:
-    return value if isinstance(value, bool) else str(value).lower() == "true"
+def _boolean(name: str, value: bool | str | int | None, others: dict[str, None]) -> bool | None:
+    """A flag as lmms-eval's command line gives it: `true` as a bool, `1` as a number."""
+    meanings = {"true": True, "1": True, "false": False, "0": False, **others}
+    if str(value).lower() not in meanings:
+        raise ValueError(f"`{name}` is {value!r}, but must be true{', false or auto' if others else ' or false'}.")
+    return meanings[str(value).lower()]

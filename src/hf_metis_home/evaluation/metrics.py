@@ -1,7 +1,8 @@
 """
 What a table of outcomes says: every way to choose a branch beside every other, and what the router is worth.
 
-Arithmetic alone; nothing is generated. A row that failed counts as wrong, whoever chose its branch, and has no length.
+Arithmetic alone; nothing is generated. An answer that is missing counts as wrong and has no length; so does the
+router's where its choice is not known, since it is asked together with the thinking branch and fails with it.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from datasets import Dataset
 
 from .intervals import bootstrap_shares, interval
 from .leakage import format_validity, leakage
+from .policies import POOLED
 from .routing import calibration_error, call_curve, call_performance, hacc, nauc, reliability
 
 
@@ -58,7 +60,8 @@ def evaluate_outcomes(
         - `reliability`: `"all"` to ten bins of the probability.
 
     Raises:
-        ValueError: no rows, a threshold outside [0, 1], a baseline that has the name of a policy, or other questions.
+        ValueError: no rows, a task called `"all"`, a threshold outside [0, 1], a baseline that has the name of a
+            policy, or other questions.
 
     Example:
 
@@ -75,31 +78,41 @@ def evaluate_outcomes(
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` is {threshold!r}, but it is compared with a probability and must be in [0, 1].")
     table = outcomes.to_pandas()
+    if POOLED in set(table["task"]):
+        raise ValueError(f"`outcomes` has a task called {POOLED!r}, which is what all tasks together are called here.")
     dense = {name: _baseline(name, other.to_pandas(), table) for name, other in (baselines or {}).items()}
-    parts = {task: part for task, part in table.groupby("task", sort=False)} | {"all": table}
+    parts = {task: part for task, part in table.groupby("task", sort=False)} | {POOLED: table}
     metrics: dict = {"threshold": threshold, "tasks": {}, "subjects": {}, "curve": {}, "reliability": {}}
-    whole = Rows(table, threshold)
-    own_choice = len(whole.branches) == 2 and not whole.both
+    # Of the whole table: in a part of it that failed nothing shows what the model is.
+    kind = Rows(table, threshold).kind
+    kinds = {name: Rows(other, threshold).kind for name, other in dense.items()}
     for task, part in parts.items():
-        rows = Rows(part, threshold, own_choice)
-        others = {name: Rows(o if task == "all" else o[o["task"] == task], threshold) for name, o in dense.items()}
+        rows = Rows(part, threshold, kind)
+        others = {
+            name: Rows(other if task == POOLED else other[other["task"] == task], threshold, kinds[name])
+            for name, other in dense.items()
+        }
         metrics["tasks"][task] = _cells(rows, others, seed, draws)
-        if rows.both:
+        if kind == "router" and not np.isnan(rows.thinking).all():
             metrics["curve"][task] = _curve(rows)
-        if task != "all" and part["subject"].notna().any():
+        if task != POOLED and part["subject"].notna().any():
             metrics["subjects"][task] = {
-                subject: _subject(Rows(group, threshold, own_choice)) for subject, group in part.groupby("subject")
+                subject: _subject(Rows(group, threshold, kind)) for subject, group in part.groupby("subject")
             }
-        if task == "all" and rows.both:
-            metrics["reliability"]["all"] = reliability(rows.right, rows.probability)
+        if task == POOLED and kind == "router":
+            metrics["reliability"][POOLED] = reliability(rows.right, rows.probability)
     return metrics
 
 
 class Rows:
-    """Columns of a table of outcomes as arrays, column 1 thinking; a missing answer is wrong and NaN long."""
+    """
+    Columns of a table of outcomes as arrays, column 1 thinking; a missing answer is wrong and NaN long.
 
-    def __init__(self, table, threshold: float, own_choice: bool = False):
-        self.table, self.own_choice = table, own_choice
+    `kind` is who chooses the branch: `"router"`, a dense `"model"`, or the one branch that there is.
+    """
+
+    def __init__(self, table, threshold: float, kind: str | None = None):
+        self.table = table
         # `object` columns hold None where a model left them empty.
         number = {
             kind: np.stack([table[f"{kind}_{branch}"].astype(float).to_numpy() for branch in BRANCHES], axis=1)
@@ -109,42 +122,48 @@ class Rows:
         self.right = np.nan_to_num(number["correct"])
         self.tokens, self.seconds = number["tokens"], number["seconds"]
         asked = table["thinking_probability"].astype(float).to_numpy()
-        # Where the router could not be asked the row failed, whichever branch is taken.
         self.probability = np.nan_to_num(asked)
         # Compared in fp32, as the model does: there a probability of 0.7 is not below a threshold of 0.7.
         thinking = asked.astype(np.float32) >= np.float32(threshold)
         self.thinking = np.where(np.isnan(asked), np.nan, thinking.astype(float))
         self.branches = [branch for number, branch in enumerate(BRANCHES) if self.answered[:, number].any()]
-        self.both = len(self.branches) == 2 and not np.isnan(asked).all()
+        if kind is None:
+            both, routed = len(self.branches) == 2, not np.isnan(asked).all()
+            kind = "router" if both and routed else self.branches[0] if len(self.branches) == 1 else "model"
+        self.kind = kind
 
     def shares(self) -> dict[str, np.ndarray]:
         """Policy to the share `(N,)` with which each row thinks; NaN where that is not known."""
-        if self.both:
-            ones = np.ones(len(self.table))
+        ones = np.ones(len(self.table))
+        if self.kind == "router":
+            known = self.thinking[~np.isnan(self.thinking)]
             return {
                 "router": self.thinking,
                 "thinking": ones,
                 "non_thinking": 0 * ones,
-                "random": np.nanmean(self.thinking) * ones,
+                "random": (known.mean() if known.size else np.nan) * ones,
                 "oracle": (self.right[:, 1] > self.right[:, 0]).astype(float),
             }
-        if self.own_choice or len(self.branches) == 2:  # a dense model, also where it chose the same mode throughout
+        if self.kind == "model":
             mode = self.answered[:, 1].astype(float)
             return {"model": np.where(self.answered.any(axis=1), mode, np.nan)}
-        return {branch: np.full(len(self.table), float(branch == "thinking")) for branch in self.branches}
+        return {self.kind: float(self.kind == "thinking") * ones}
 
     def mean_of(self, values: np.ndarray, share: np.ndarray) -> np.ndarray:
         """Per row the value `(N, 2)` of the branch taken; of a coin the expectation. NaN where it is not known."""
-        share = np.nan_to_num(share)
         sides = [np.where(weight == 0, 0.0, weight * values[:, n]) for n, weight in enumerate((1 - share, share))]
         return sides[0] + sides[1]
+
+    def right_of(self, share: np.ndarray) -> np.ndarray:
+        """Per row whether the answer of the branch taken is right; it is not where nobody knows the branch."""
+        return np.nan_to_num(self.mean_of(self.right, share))
 
 
 def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
     shares: dict[tuple[str, Rows | None], np.ndarray] = {(name, None): share for name, share in rows.shares().items()}
     for name, other in others.items():
         shares |= {(name, other): next(iter(other.shares().values()))}
-    right = {name: (other or rows).mean_of((other or rows).right, share) for (name, other), share in shares.items()}
+    right = {name: (other or rows).right_of(share) for (name, other), share in shares.items()}
     drawn = {}
     for other in [None, *others.values()]:
         columns = {name: right[name] for name, owner in shares if owner is other}
@@ -177,7 +196,7 @@ def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
         },
         "leakage": leakage(_texts(rows, "non_thinking"), rows.tokens[rows.answered[:, 0], 0]),
     }
-    return cells | (_router(rows, policies) if rows.both else {})
+    return cells | (_router(rows, policies) if rows.kind == "router" else {})
 
 
 def _router(rows: Rows, policies: dict) -> dict:
@@ -229,7 +248,7 @@ def _curve(rows: Rows) -> list[dict]:
 
 def _subject(rows: Rows) -> dict:
     shares = rows.shares()
-    accuracy = {name: float(rows.mean_of(rows.right, share).mean()) for name, share in shares.items()}
+    accuracy = {name: float(rows.right_of(share).mean()) for name, share in shares.items()}
     own = next((shares[name] for name in ("router", "model") if name in shares), np.array([np.nan]))
     return {"n": len(rows.table), "accuracy": accuracy, "thinking_ratio": _mean(own)}
 

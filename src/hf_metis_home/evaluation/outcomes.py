@@ -22,6 +22,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
+from types import NoneType
 from typing import Any
 
 import torch
@@ -30,8 +32,19 @@ from .._extras import require_extra
 from ..data.rollouts import seed_of
 from ..data.work_file import WorkFile
 from .accuracy import exact_match, generate_answers, is_correct
-from .batches import OUT_OF_MEMORY, Question, image_length, in_halves, plan_batches, prepare_batch, read_row, text_of
-from .rows import stored_rows
+from .batches import (
+    OUT_OF_MEMORY,
+    Question,
+    RowError,
+    image_length,
+    in_halves,
+    plan_batches,
+    prepare_batch,
+    read_row,
+    text_of,
+)
+from .policies import POOLED
+from .rows import gold_answers, stored_rows
 
 
 require_extra("eval", "datasets", "pyarrow")
@@ -104,6 +117,7 @@ def collect_outcomes(
             same table on the same machine.
         match (`Callable`, *optional*, defaults to [`~evaluation.accuracy.exact_match`]):
             `match(answer, solution)`: whether an answer is right. Not asked where a text has no answer, which is wrong.
+            Asked beforehand about every gold answer as the answer to itself: a row where that fails is not asked.
         work ([`~data.work_file.WorkFile`], *optional*):
             Keeps every batch when it is answered; those that it holds already are not answered again.
         progress (`Callable`, *optional*):
@@ -113,9 +127,10 @@ def collect_outcomes(
         [`~datasets.Dataset`] with the columns above, one row per question and sample, in the order of the rows.
 
     Raises:
-        ValueError: no rows, a row without a column, two rows of one task with the same `id`, several samples at
-            temperature 0, a number out of range; too little memory for any row of the first batch, since the next ones
-            would fare no better; not one question that could be answered.
+        ValueError: no rows, a row without a column, a prompt that is no list of messages, a task called `"all"`, two
+            rows of one task with the same `id`, several samples at temperature 0, a number out of range; too little
+            memory for any row of the first batch, since the next ones would fare no better; not one question that could
+            be answered.
 
     Example:
 
@@ -128,7 +143,7 @@ def collect_outcomes(
     ```
     """
     _check_options(max_new_tokens, batch_size, samples, temperature)
-    questions = _read_questions(rows, processor)
+    questions = _read_questions(rows, processor, match)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     done = {} if work is None else {index: work.entries["batch", index] for index in work.done("batch")}
     found: dict[int, list[dict]] = {}
@@ -140,7 +155,7 @@ def collect_outcomes(
                 cells = []
                 for question in (questions[number] for number in numbers):
                     record = {**dict.fromkeys(COLUMNS), "task": question.task, "id": question.id}
-                    record["subject"] = question.subject
+                    record |= {"subject": question.subject, "error": question.error}
                     cells.append([{**record, "sample": sample} for sample in range(samples)])
                 _answer_batch(model, processor, rows, numbers, cells, seed, match, options)
                 if index == 0:
@@ -161,7 +176,10 @@ def collect_outcomes(
 
 def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[dict]], seed: int, match, options: dict):
     """Fill the records of a batch, one per row and sample."""
-    batch = [read_row(rows, number) for number in numbers]
+    batch = [
+        RowError(cell[0]["error"]) if cell[0]["error"] else read_row(rows, number)
+        for number, cell in zip(numbers, cells, strict=True)
+    ]
     longest = model.config.get_text_config().max_position_embeddings - options["max_new_tokens"]
     kept, inputs, errors = prepare_batch(processor, batch, longest)
     for place, reason in errors.items():
@@ -213,7 +231,7 @@ def _answer_batch(model, processor, rows, numbers: list[int], cells: list[list[d
 def _is_right(text: str, row: Any, match: Callable[[str, str], bool]) -> bool:
     if verifier := row.get("verifier"):
         return is_correct(text, row["solution"], lambda answer, solution: verifier(answer))
-    return any(is_correct(text, solution, match) for solution in row.get("solutions") or [row["solution"]])
+    return any(is_correct(text, solution, match) for solution in gold_answers(row))
 
 
 def _note(record: dict, prefix: str, result, column: str | None = None) -> None:
@@ -321,7 +339,7 @@ def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperatu
         raise ValueError("\n".join(errors))
 
 
-def _read_questions(rows: Sequence[dict], processor) -> list[Question]:
+def _read_questions(rows: Sequence[dict], processor, match: Callable[[str, str], bool] = exact_match) -> list[Question]:
     """Every row as a question. An error for rows that cannot be answered and judged, or told apart."""
     if len(rows) == 0:
         raise ValueError("`rows` is empty, so there is nothing to answer.")
@@ -332,6 +350,17 @@ def _read_questions(rows: Sequence[dict], processor) -> list[Question]:
                 raise ValueError(
                     f"Row {number} of `rows` has no {column!r}. Outcomes need `prompt`, `solution` and `task`."
                 )
+        if not _is_conversation(row["prompt"]):
+            shown = shorten(repr(row["prompt"]), 80)
+            raise ValueError(
+                f"Row {number} of `rows` has the `prompt` {shown}, which is no list of messages. Write "
+                "[{'role': 'user', 'content': the question}]."
+            )
+        if row["task"] == POOLED:
+            raise ValueError(
+                f"Row {number} of `rows` is of a task called {POOLED!r}, which is what all tasks together are called. "
+                "Call it otherwise."
+            )
         identity = str(number) if row.get("id") is None else str(row["id"])
         first = seen.setdefault((row["task"], identity), number)
         if first != number:
@@ -339,7 +368,35 @@ def _read_questions(rows: Sequence[dict], processor) -> list[Question]:
                 f"Rows {first} and {number} of `rows` both have id {identity!r} in task {row['task']!r}, so their "
                 "outcomes could not be told apart. Give each question an id of its own, or drop the column."
             )
-        questions.append(Question(row["task"], identity, row.get("subject"), image_length(row, processor)))
+        subject = None if row.get("subject") is None else str(row["subject"])
+        error = row.get("error") or _gold_problem(row, match)
+        questions.append(Question(str(row["task"]), identity, subject, image_length(row, processor), error))
         texts.append("\n".join(text_of(message["content"]) for message in row["prompt"]))
     lengths = map(len, processor.tokenizer(texts)["input_ids"])  # at once, which is ten times as fast
     return [question._replace(length=question.length + more) for question, more in zip(questions, lengths, strict=True)]
+
+
+def _is_conversation(prompt) -> bool:
+    return (
+        isinstance(prompt, (list, tuple))
+        and len(prompt) > 0
+        and all(isinstance(message, dict) and _is_content(message.get("content")) for message in prompt)
+    )
+
+
+def _is_content(content) -> bool:
+    return isinstance(content, (str, NoneType)) or (
+        isinstance(content, (list, tuple)) and all(isinstance(part, dict) for part in content)
+    )
+
+
+def _gold_problem(row: dict, match: Callable[[str, str], bool]) -> str | None:
+    """Why no answer can be compared with a row's gold answers; None where one can."""
+    if row.get("verifier"):
+        return None
+    for gold in gold_answers(row):
+        try:
+            match(gold, gold)
+        except Exception as error:  # noqa: BLE001  whatever a comparison makes of a bad gold answer
+            return f"the gold answer {gold!r} cannot be compared ({type(error).__name__}: {error})"
+    return None

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 
+POOLED = "all"  # what all tasks together are called
+
+
 @dataclass(frozen=True)
 class Policy:
     """

@@ -10,7 +10,7 @@ from .._extras import require_extra
 from ..data.loading import load_rows
 from ..data.rollouts import seed_of
 from .batches import open_image, text_of
-from .rows import QuestionRows, stored_rows
+from .rows import QuestionRows, gold_answers, stored_rows
 from .task_file import find_task_file, read_task_file, shipped_tasks
 
 
@@ -221,11 +221,11 @@ def write_questions(rows: Sequence[dict], path: str | Path) -> Path:
 
 def _shown(row: dict, number: int) -> dict:
     return {
-        "task": row["task"],
-        "id": str(number) if row.get("id") is None else row["id"],
-        "subject": row.get("subject"),
+        "task": str(row["task"]),
+        "id": str(number) if row.get("id") is None else str(row["id"]),
+        "subject": None if row.get("subject") is None else str(row["subject"]),
         "question": text_of(row["prompt"][-1]["content"]),
-        "solution": " or ".join(row.get("solutions") or [row["solution"]]),
+        "solution": " or ".join(map(str, gold_answers(row))),
         "image": _thumbnail(row["images"][0]) if row.get("images") else None,
     }
 

@@ -78,3 +78,8 @@ def stored_rows(rows: Sequence[dict]) -> Sequence[dict]:
     if isinstance(rows, QuestionRows):
         return QuestionRows([(stored_rows(part), make_row) for part, make_row in rows.parts])
     return _StoredRows(rows) if isinstance(rows, Dataset) else rows
+
+
+def gold_answers(row: dict) -> list:
+    """The answers to a row of which any is right."""
+    return list(row.get("solutions") or [row["solution"]])

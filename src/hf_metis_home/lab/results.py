@@ -1,5 +1,6 @@
 """From the answers of one or several runs to `results.json`, and what may be concluded from it."""
 
+import math
 import statistics
 from importlib.metadata import version
 
@@ -90,25 +91,47 @@ def statement(results: dict) -> list[str]:
         ]
     models = results["models"]
 
+    def change(model: str, other: str, task: str) -> float:
+        """How much more often a model is right than another, 0 where that may be chance."""
+        cells = [models[name][task] for name in (model, other)]
+        noise = 2 * math.hypot(*(cell.get("spread", {}).get("accuracy") or cell["stderr"] for cell in cells))
+        gap = cells[0]["accuracy"] - cells[1]["accuracy"]
+        return gap if abs(gap) > noise else 0.0
+
     def share(model: str, task: str, metric: str = "accuracy") -> str:
         return f"{100 * models[model][task][metric]:.1f} %"
 
     gap = models["hybrid"]["hard"]["accuracy"] - models["dense_mixed"]["hard"]["accuracy"]
     easy_gap = models["hybrid"]["easy"]["accuracy"] - models["dense_mixed"]["easy"]["accuracy"]
+    forgets = change("reasoning_only", "base", "easy") < 0
+    changes = {task: change("hybrid", "dense_mixed", task) for task in ("hard", "easy")}
+    better, worse = ([task for task in changes if sign * changes[task] > 0] for sign in (1, -1))
+    verdict = []
+    if better:
+        verdict.append(
+            f"The hybrid does better than the dense control on {' and '.join(better)} questions, so mixed data and "
+            "choosing a mode are not all of it."
+        )
+    if worse:
+        verdict.append(f"The hybrid does worse than the dense control on {' and '.join(worse)} questions.")
+    if not better:
+        verdict.append("What this does not show: that two branches are needed.")
+        if change("hybrid", "base", "hard") > 0:
+            verdict.append("Mixed data and choosing a mode explain the gain here.")
     return [
         f"On the hard tasks the base is right on {share('base', 'hard')} of the questions, the routed hybrid on "
         f"{share('hybrid', 'hard')}; on the easy tasks {share('base', 'easy')} and {share('hybrid', 'easy')}.",
-        f"Training on written steps alone costs the easy tasks: {share('reasoning_only', 'easy')} are left of "
-        f"{share('base', 'easy')}.",
+        f"Training on written steps alone {'costs' if forgets else 'does not cost'} the easy tasks"
+        f"{'' if forgets else ' anything here'}: {share('reasoning_only', 'easy')} after {share('base', 'easy')}.",
         f"The router sends {share('hybrid', 'hard', 'thinking_ratio')} of the hard and "
         f"{share('hybrid', 'easy', 'thinking_ratio')} of the easy questions to the thinking branch. Where one and the "
         f"same question is hard or easy by a detail of the image, it sends "
         f"{share('hybrid', 'located_hard', 'thinking_ratio')} and {share('hybrid', 'located_easy', 'thinking_ratio')}.",
-        "What this does not show: that two branches are needed. The dense control, trained on the same mixed data for "
+        "The dense control, trained on the same mixed data for "
         f"the same number of steps and choosing its mode itself, reaches {share('dense_mixed', 'hard')} on hard and "
         f"{share('dense_mixed', 'easy')} on easy questions (hybrid minus control: {100 * gap:+.1f} and "
-        f"{100 * easy_gap:+.1f} points). Mixed data and choosing a mode explain the gain here. What branches add is "
-        "that one mode can be trained further, or switched off, without touching the other.",
+        f"{100 * easy_gap:+.1f} points). {' '.join(verdict)} What branches add in any case: one mode can be trained "
+        "further, or switched off, without touching the other.",
         "All of it is a model of about a million parameters on small images. It shows that the method's parts work "
         "together, and says nothing about the size of the effect in a model of useful size.",
     ]

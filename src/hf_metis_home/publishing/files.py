@@ -41,7 +41,7 @@ REASONS = (
     ("weights that the model does not load", ("*.safetensors",)),
     ("names folders of this machine", RECORDS),
 )  # fmt: skip
-PATH = re.compile(r'["\s=](?:/|~|\\\\|[A-Za-z]:\\)')  # the begin of an absolute path in JSON
+PATH = re.compile(r"""["'\s=](?:/|~|\\\\|[A-Za-z]:\\)""")  # the begin of an absolute path in JSON, maybe quoted
 
 
 def files_to_send(folder: Path, kind: Kind = "model") -> dict[str, int]:

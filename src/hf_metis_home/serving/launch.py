@@ -23,9 +23,9 @@ import torch
 from .._folders import check_output_dir
 from ..conversion import export_checkpoint
 from ..conversion.checkpoint import HYBRID, read_config, resolve_folder
-from ..conversion.fingerprint import weights_fingerprint
+from ..conversion.fingerprint import processor_fingerprint, weights_fingerprint
 from ..conversion.vllm_export import vllm_flags
-from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings
+from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings, api_key
 
 
 LOCAL = "127.0.0.1"
@@ -34,7 +34,7 @@ STOP_SECONDS = 20.0
 
 def exported(model: Path, folder: Path, format: Literal["vllm", "router"]) -> Path:
     """
-    The export of a model in a folder: what is there, if it is of these weights, else made now.
+    The export of a model in a folder: what is there, if it is of this model as it is now, else made now.
 
     Raises:
         ValueError: the folder holds something else.
@@ -44,10 +44,11 @@ def exported(model: Path, folder: Path, format: Literal["vllm", "router"]) -> Pa
         print(f"Writing {folder} (export --format {format}) ...", flush=True)
         export_checkpoint(model, check_output_dir(folder, "export_dir"), format=format)
     found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if found.get("format") != format or found.get("weights") != weights_fingerprint(model):
+    wanted = {"format": format, "weights": weights_fingerprint(model), "processor": processor_fingerprint(model)}
+    if different := [name for name, value in wanted.items() if found.get(name) != value]:
         raise ValueError(
-            f"`export_dir` has {str(folder)!r}, which is no {format!r} export of these weights. Remove it to have it "
-            "written anew, or choose another `export_dir`."
+            f"`export_dir` has {str(folder)!r}, which is no {format!r} export of this model as it is now (other "
+            f"{', '.join(different)}). Remove it to have it written anew, or choose another `export_dir`."
         )
     return folder
 
@@ -105,7 +106,7 @@ def serve_vllm(
         settings.write(path)
         environment = {**os.environ, SETTINGS_VARIABLE: str(path)}
         print("Starting vLLM. What it prints:", flush=True)
-        if key := os.environ.get(KEY_VARIABLE):
+        if key := api_key():
             environment["VLLM_API_KEY"] = key
         with _running(command, env=environment) as engine:
             if _is_ready(engine, port, start_seconds, host):
@@ -214,12 +215,13 @@ def _free_port() -> int:
 def _is_ready(engine: subprocess.Popen, port: int, seconds: float, host: str = LOCAL) -> bool:
     """Waits until the engine says that it is healthy, or has ended."""
     shown = LOCAL if host in ("0.0.0.0", "::") else host
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy can reach this machine's address
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if engine.poll() is not None:
             return False
         try:
-            with urllib.request.urlopen(f"http://{shown}:{port}/health", timeout=5) as reply:
+            with direct.open(f"http://{shown}:{port}/health", timeout=5) as reply:
                 if reply.status == 200:
                     return True
         except (urllib.error.URLError, OSError):

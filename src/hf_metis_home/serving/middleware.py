@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import json
 import logging
-import os
 import time
 
 from ..modeling.configuration_metis_home import BRANCHES
@@ -19,7 +18,7 @@ from .images import ImageReader
 from .metrics import Counters
 from .requests import AUTO, Request, read_request, router_messages, written
 from .router_worker import RouterUnavailable, RouterWorker
-from .settings import KEY_VARIABLE, ServingSettings
+from .settings import ServingSettings, api_key
 
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class RouterMiddleware:
         self.app, self.settings = app, settings or ServingSettings.from_environment()
         self.counters = Counters()
         self.router, self.images = RouterWorker(self.settings, self.counters), ImageReader(self.settings)
-        self._key, self._started = os.environ.get(KEY_VARIABLE), int(time.time())
+        self._key, self._started = api_key(), int(time.time())
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":

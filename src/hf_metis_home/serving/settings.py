@@ -13,6 +13,17 @@ SETTINGS_VARIABLE = "METIS_HOME_SERVING"  # path of the JSON file
 KEY_VARIABLE = "METIS_HOME_API_KEY"  # never in the file
 
 
+def api_key() -> str | None:
+    """The key that clients must send; None where the variable is not set. An error where it is empty."""
+    key = os.environ.get(KEY_VARIABLE)
+    if key is not None and not key.strip():
+        raise ValueError(
+            f"The environment variable {KEY_VARIABLE} is set, but empty, so no client could ever send the key. Set it "
+            f"to a long random word, or `unset {KEY_VARIABLE}` to serve without a key."
+        )
+    return key
+
+
 @dataclass(frozen=True)
 class ServingSettings:
     """
