@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -51,6 +52,13 @@ class Terminal:
                 raise AssertionError(f"the chat ended without {text!r}: {self.seen!r}") from None
         before, _, self.seen = self.seen.partition(text)
         return before + text
+
+    def waits_for_keys(self, seconds: float = 20) -> None:
+        """Until the chat itself shows what is typed: before, the terminal does, and nobody is there for Ctrl-C."""
+        deadline = time.monotonic() + seconds
+        while termios.tcgetattr(self.terminal)[3] & termios.ICANON:
+            assert time.monotonic() < deadline, "the chat does not wait for keys"
+            time.sleep(0.01)
 
     def type(self, text: str) -> None:
         os.write(self.terminal, text.encode())
@@ -108,8 +116,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal):
     here.type("\x03")
     assert re.search(r"\d+ tokens in [\d.]+ s, stopped", here.until("stopped"))
     here.until("> ")
+    here.waits_for_keys()
     here.type("half a line")
-    here.until("half a line")  # shown by who waits for keys: earlier, Ctrl-C would be noticed at the next key only
+    here.until("half a line")
     here.type("\x03")
     here.until("/quit or Ctrl-D leaves the chat")
     here.type("and?\n")
