@@ -58,7 +58,7 @@ def test_all_stages(tmp_path):
     Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out/seed_0/method/stage_rl")
     for folder in ("hybrid", "method/hybrid"):
         MetisHomeForConditionalGeneration.from_pretrained(tmp_path / "out/seed_0" / folder)
-    assert {path.name for path in (tmp_path / "out/seed_0").iterdir()} == {"base", "hybrid", "method"}
+    assert {path.name for path in (tmp_path / "out/seed_0").iterdir()} == {"base", "hybrid", "digits.png", "method"}
     assert {path.name for path in (tmp_path / "out/seed_0/method").iterdir()} == {
         "stage_rl", "data", "data.rollouts.jsonl", "hybrid"
     }  # fmt: skip

@@ -54,7 +54,8 @@ def run_method_demo(preset: str = "small", seed: int = 0, output_dir: str | Path
             The first of the seeds.
         output_dir (`str` or `Path`, *optional*, defaults to `"runs/method"`):
             Folder to write. Must not exist, or be empty. Gets `method.json`, `method.md`, and per seed a folder with
-            `base/` and `hybrid/`, as in the plain demo, and in `method/` `stage_rl/`, `data/` and `hybrid/`.
+            `base/`, `hybrid/` and `digits.png`, as in the plain demo, and in `method/` `stage_rl/`, `data/` and
+            `hybrid/`.
 
     Returns:
         `dict`: what `method.json` holds: `seeds`, per seed `demo` (model to task or pool to figures), `models` (the
