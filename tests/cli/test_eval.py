@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,20 @@ def test_a_killed_run_goes_on_to_the_same_table(folder, tmp_path, capsys):
     resumed, whole = (read_outcomes(tmp_path / name / "outcomes.parquet") for name in ("out", "whole"))
     assert resumed.remove_columns(SECONDS).to_dict() == whole.remove_columns(SECONDS).to_dict()
     assert None not in resumed["seconds_thinking"]
+
+
+def test_answers_have_room_in_a_model_of_few_positions(folder, tmp_path, capsys):
+    shutil.copytree(folder / "hybrid", tmp_path / "short")
+    config = json.loads((tmp_path / "short/config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 160
+    (tmp_path / "short/config.json").write_text(json.dumps(config))
+    given = ["--model_name_or_path", str(tmp_path / "short"), "--tasks", str(folder / "rows.parquet"), "--limit", "2"]
+    assert eval_verb.main([*given, "--output_dir", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/run.json").read_text())["arguments"]["max_new_tokens"] == 80
+    assert read_outcomes(tmp_path / "out/outcomes.parquet")["error"] == [None, None]
+    capsys.readouterr()
+    assert eval_verb.main([*given, "--output_dir", str(tmp_path / "no"), "--max_new_tokens", "160"]) == 2
+    assert "`max_new_tokens` is 160, but the model has 160 positions" in capsys.readouterr().err
 
 
 def test_other_weights_in_the_same_folder_are_noticed(folder, tmp_path):

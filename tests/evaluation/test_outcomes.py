@@ -13,11 +13,11 @@ from hf_metis_home.evaluation.accuracy import is_correct
 from hf_metis_home.evaluation.batches import Question, plan_batches
 from hf_metis_home.evaluation.outcomes import (
     COLUMNS,
-    _read_questions,
     collect_outcomes,
     read_outcomes,
     write_outcomes,
 )
+from hf_metis_home.evaluation.row_checks import questions_of
 from tests.evaluation import test_accuracy
 from tests.evaluation.test_accuracy import ROWS, row
 from tests.fixtures_text import tiny_word_level
@@ -317,7 +317,7 @@ def test_a_gold_that_cannot_be_compared_fails_its_row_alone(hybrid, outcomes, go
 
 def test_batches_have_rows_of_one_task_and_length(hybrid):
     rows = [row("is it red?" * n, task=task) for n, task in ((3, "a"), (1, "b"), (1, "a"), (2, "b"), (2, "a"))]
-    questions = _read_questions(rows, hybrid[1])
+    questions = questions_of(rows, hybrid[1])
     assert questions[2] == Question("a", "2", None, questions[1].length) and questions[0].length > questions[4].length
     assert plan_batches(questions, 2) == [[2, 4], [0, 1], [3]]
     found = collect_outcomes(*hybrid, rows, max_new_tokens=5, batch_size=2)
@@ -355,6 +355,11 @@ def test_arithmetic_is_a_real_run_of_the_router(hybrid, outcomes, threshold):
         ([{**ROWS[1], "prompt": []}], {}, r"Row 0 of `rows` has the `prompt` \[\]"),
         ([{**ROWS[1], "prompt": [{"role": "user", "content": 4}]}], {}, "Row 0 of `rows` has the `prompt` "),
         ([row("a", task="all")], {}, "Row 0 of `rows` is of a task called 'all'"),
+        (
+            [row("a", id="x", task=1), row("b", id="x", task="1")],
+            {},
+            "Rows 0 and 1 of `rows` both have id 'x' in task '1'",
+        ),
         ([row("a", id="x"), row("b"), row("c", id="x")], {}, "Rows 0 and 2 of `rows` both have id 'x' in task 'test'"),
         (ROWS, {"samples": 2}, "`samples` is 2, but at `temperature` 0"),
         (ROWS, {"samples": 0, "batch_size": 0}, "`batch_size` is 0, .*\n`samples` is 0"),

@@ -58,9 +58,9 @@ def test_attention_implementations_agree(implementation, thinking):
 
 
 FLASH = {
-    "flash_attention_2": is_flash_attn_2_available,
-    "flash_attention_3": is_flash_attn_3_available,
-    "flash_attention_4": is_flash_attn_4_available,
+    "flash_attention_2": (is_flash_attn_2_available, "flash-attn"),
+    "flash_attention_3": (is_flash_attn_3_available, "flash-attn-3"),
+    "flash_attention_4": (is_flash_attn_4_available, "flash-attn-4"),
 }
 
 
@@ -69,8 +69,9 @@ FLASH = {
 @pytest.mark.parametrize("implementation", FLASH)
 @pytest.mark.parametrize("thinking", CALLS)
 def test_flash_attention_agrees(thinking, implementation):
-    if not FLASH[implementation]():
-        pytest.skip(f"needs {implementation}: pip install flash-attn (2), flash-attn-3 or flash-attn-4")
+    is_available, package = FLASH[implementation]
+    if not is_available():
+        pytest.skip(f"needs {package}: pip install {package}")
     hybrid = tiny_hybrid().to("cuda", torch.bfloat16)
     inputs = {name: tensor.cuda() for name, tensor in batch(PROMPTS).items()}
     expected = forward(hybrid, inputs, thinking=thinking).logits

@@ -19,6 +19,9 @@ from dataclasses import asdict, dataclass, field
 from ._run import print_statement, run_verb
 
 
+LONGEST_ANSWER = 2048  # tokens, where the model has room for them
+
+
 @dataclass
 class EvalArguments:
     model_name_or_path: str = field(metadata={"help": "two-branch or dense model, folder or Hub id"})
@@ -39,7 +42,10 @@ class EvalArguments:
     limit: int | None = field(
         default=None, metadata={"help": "questions of each task: the first ones, or so many are made (50 by default)"}
     )
-    max_new_tokens: int = field(default=2048, metadata={"help": "longest answer in tokens"})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "longest answer in tokens (default: 2048, or half of the model's positions if that is less)"},
+    )
     batch_size: int = field(default=8, metadata={"help": "questions per batch"})
     samples: int = field(default=1, metadata={"help": "answers per question and branch; several need a temperature"})
     temperature: float = field(default=0.0, metadata={"help": "0 answers greedily"})
@@ -73,6 +79,8 @@ def _eval(arguments: EvalArguments) -> None:
     model, processor = load_model(
         arguments.model_name_or_path, arguments.dtype, arguments.trust_remote_code, arguments.model_revision
     )
+    if given["max_new_tokens"] is None:
+        given["max_new_tokens"] = min(LONGEST_ANSWER, model.config.get_text_config().max_position_embeddings // 2)
     settings = settings_of(given, model, rows)
     work = WorkFile(output_dir.with_name(f"{output_dir.name}.outcomes.jsonl"), settings)
     try:

@@ -22,8 +22,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from textwrap import shorten
-from types import NoneType
 from typing import Any
 
 import torch
@@ -34,17 +32,14 @@ from ..data.work_file import WorkFile
 from .accuracy import exact_match, generate_answers, is_correct
 from .batches import (
     OUT_OF_MEMORY,
-    Question,
     RowError,
-    image_length,
     in_halves,
     plan_batches,
     prepare_batch,
     read_row,
-    text_of,
 )
-from .policies import POOLED
-from .rows import gold_answers, stored_rows
+from .row_checks import questions_of
+from .rows import gold_answers
 
 
 require_extra("eval", "datasets", "pyarrow")
@@ -142,8 +137,9 @@ def collect_outcomes(
     >>> write_outcomes(outcomes, "outcomes.parquet")
     ```
     """
-    _check_options(max_new_tokens, batch_size, samples, temperature)
-    questions = _read_questions(rows, processor, match)
+    positions = model.config.get_text_config().max_position_embeddings
+    _check_options(max_new_tokens, batch_size, samples, temperature, positions)
+    questions = questions_of(rows, processor, match)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     done = {} if work is None else {index: work.entries["batch", index] for index in work.done("batch")}
     found: dict[int, list[dict]] = {}
@@ -322,12 +318,17 @@ def _branches(model) -> list[bool | None]:
     return [True, False] if only is None else [only == "thinking"]
 
 
-def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperature: float) -> None:
+def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperature: float, positions: int) -> None:
     errors = [
         f"`{name}` is {value!r}, but must be at least 1."
         for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size), ("samples", samples))
         if value < 1
     ]
+    if max_new_tokens >= positions:
+        errors.append(
+            f"`max_new_tokens` is {max_new_tokens}, but the model has {positions} positions for question and answer "
+            "together (`max_position_embeddings`). Lower it."
+        )
     if not (math.isfinite(temperature) and temperature >= 0):
         errors.append(f"`temperature` is {temperature!r}, but must be 0 (greedy) or a positive number.")
     elif samples > 1 and temperature == 0:
@@ -337,66 +338,3 @@ def _check_options(max_new_tokens: int, batch_size: int, samples: int, temperatu
         )
     if errors:
         raise ValueError("\n".join(errors))
-
-
-def _read_questions(rows: Sequence[dict], processor, match: Callable[[str, str], bool] = exact_match) -> list[Question]:
-    """Every row as a question. An error for rows that cannot be answered and judged, or told apart."""
-    if len(rows) == 0:
-        raise ValueError("`rows` is empty, so there is nothing to answer.")
-    questions, texts, seen = [], [], {}
-    for number, row in enumerate(stored_rows(rows)):
-        for column in ("prompt", "solution", "task"):
-            if row.get(column) is None:
-                raise ValueError(
-                    f"Row {number} of `rows` has no {column!r}. Outcomes need `prompt`, `solution` and `task`."
-                )
-        if not _is_conversation(row["prompt"]):
-            shown = shorten(repr(row["prompt"]), 80)
-            raise ValueError(
-                f"Row {number} of `rows` has the `prompt` {shown}, which is no list of messages. Write "
-                "[{'role': 'user', 'content': the question}]."
-            )
-        if row["task"] == POOLED:
-            raise ValueError(
-                f"Row {number} of `rows` is of a task called {POOLED!r}, which is what all tasks together are called. "
-                "Call it otherwise."
-            )
-        identity = str(number) if row.get("id") is None else str(row["id"])
-        first = seen.setdefault((row["task"], identity), number)
-        if first != number:
-            raise ValueError(
-                f"Rows {first} and {number} of `rows` both have id {identity!r} in task {row['task']!r}, so their "
-                "outcomes could not be told apart. Give each question an id of its own, or drop the column."
-            )
-        subject = None if row.get("subject") is None else str(row["subject"])
-        error = row.get("error") or _gold_problem(row, match)
-        questions.append(Question(str(row["task"]), identity, subject, image_length(row, processor), error))
-        texts.append("\n".join(text_of(message["content"]) for message in row["prompt"]))
-    lengths = map(len, processor.tokenizer(texts)["input_ids"])  # at once, which is ten times as fast
-    return [question._replace(length=question.length + more) for question, more in zip(questions, lengths, strict=True)]
-
-
-def _is_conversation(prompt) -> bool:
-    return (
-        isinstance(prompt, (list, tuple))
-        and len(prompt) > 0
-        and all(isinstance(message, dict) and _is_content(message.get("content")) for message in prompt)
-    )
-
-
-def _is_content(content) -> bool:
-    return isinstance(content, (str, NoneType)) or (
-        isinstance(content, (list, tuple)) and all(isinstance(part, dict) for part in content)
-    )
-
-
-def _gold_problem(row: dict, match: Callable[[str, str], bool]) -> str | None:
-    """Why no answer can be compared with a row's gold answers; None where one can."""
-    if row.get("verifier"):
-        return None
-    for gold in gold_answers(row):
-        try:
-            match(gold, gold)
-        except Exception as error:  # noqa: BLE001  whatever a comparison makes of a bad gold answer
-            return f"the gold answer {gold!r} cannot be compared ({type(error).__name__}: {error})"
-    return None
