@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Every extra but `flash`, which is built against CUDA.
-EXTRAS := train,lab,eval,serve,space,docs,dev
+EXTRAS := train,demo,eval,serve,space,docs,dev
 PYTHON := $(shell for p in python3.11 python3; do \
 	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then echo $$p; break; fi; done)

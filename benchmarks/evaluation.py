@@ -15,10 +15,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import hf_metis_home.evaluation.outcomes as outcomes
-from hf_metis_home.data.answers import answers_match
-from hf_metis_home.evaluation.questions import load_questions
-from hf_metis_home.evaluation.rows import QuestionRows
-from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, MAX_ANSWER_TOKENS, TASKS
+from hf_metis_home.answers.matching import answers_match
+from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, MAX_ANSWER_TOKENS, TASKS
+from hf_metis_home.tasks.questions import load_questions
+from hf_metis_home.tasks.rows import QuestionRows
 
 from .common import PAGE, machine, parser, start, table, write_section
 

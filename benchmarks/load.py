@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from hf_metis_home.data import parse_completion
-from hf_metis_home.data.answers import answers_match
-from hf_metis_home.data.completions import END_THINK, THINK
-from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, TASKS, make_row
+from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers.matching import answers_match
+from hf_metis_home.answers.openings import END_THINK, THINK
+from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, TASKS, make_row
 
 
 WITHOUT_IMAGE = 4  # every such question is asked in words alone, which nobody can answer: traffic, not a task

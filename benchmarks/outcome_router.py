@@ -27,12 +27,12 @@ from rich.table import Table
 from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditionalGeneration
 
 from hf_metis_home import upcycle
+from hf_metis_home.answers.matching import answers_match
 from hf_metis_home.data import prompt_inputs
-from hf_metis_home.data.answers import answers_match
+from hf_metis_home.demo.presets import Preset
+from hf_metis_home.demo.stages import DIRECT_MIX, fit, stage_rows, training_arguments
 from hf_metis_home.evaluation.outcomes import collect_outcomes
-from hf_metis_home.lab.presets import Preset
-from hf_metis_home.lab.stages import DIRECT_MIX, fit, stage_rows, training_arguments
-from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, TASKS, make_dataset
+from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, TASKS, make_dataset
 from hf_metis_home.rewards import accuracy_reward
 from hf_metis_home.trainers import MetisHomeGRPOConfig, MetisHomeGRPOTrainer
 from hf_metis_home.trainers.fit_router import fit_router

@@ -56,7 +56,7 @@ def conversations(mix: dict[str, int], count: int, split: str, seed: int, share:
     """Rows of a mix, a share of which are the second turn of a conversation."""
     from datasets import Dataset, Image, List
 
-    from hf_metis_home.lab.stages import stage_rows
+    from hf_metis_home.demo.stages import stage_rows
 
     rng = random.Random(seed)
     rows = list(stage_rows(mix, count, split, seed).cast_column("images", List(Image(decode=False))))
@@ -94,10 +94,10 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
 
     from hf_metis_home import upcycle
     from hf_metis_home.data import prompt_inputs
+    from hf_metis_home.demo import stages
+    from hf_metis_home.demo.presets import PRESETS
     from hf_metis_home.evaluation import answer_rows
-    from hf_metis_home.lab import stages
-    from hf_metis_home.lab.presets import PRESETS
-    from hf_metis_home.lab.tasks import HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, make_dataset
+    from hf_metis_home.miniature.tasks import HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, make_dataset
 
     torch.set_num_threads(1)
     datasets.disable_progress_bars()

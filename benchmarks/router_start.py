@@ -30,7 +30,7 @@ HELD_OUT = ("squares", "words")  # one task of each mode, for `unseen`
 
 def examples(tasks: dict[bool, list[str]], count: int, split: str, seed: int):
     """`count` rows per mode, spread over its tasks."""
-    from hf_metis_home.lab.tasks import make_dataset
+    from hf_metis_home.miniature.tasks import make_dataset
 
     counts = {}
     for names in tasks.values():
@@ -55,8 +55,8 @@ def measure(base: Path, layer: int, pooling: str, draws: int) -> list[dict]:
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     from hf_metis_home import initialise_router, upcycle
-    from hf_metis_home.lab.stages import DIRECT_MIX, THINKING_MIX
-    from hf_metis_home.lab.tasks import LOCATED_TASKS
+    from hf_metis_home.demo.stages import DIRECT_MIX, THINKING_MIX
+    from hf_metis_home.miniature.tasks import LOCATED_TASKS
 
     processor = AutoProcessor.from_pretrained(base)
     dense = Qwen2_5_VLForConditionalGeneration.from_pretrained(base)

@@ -24,9 +24,9 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, TrainerCallback
 
 from hf_metis_home.conversion import prepare_processor
-from hf_metis_home.lab.method import POOLS, SIZES, cold_start, stage_rl
-from hf_metis_home.lab.presets import PRESETS
-from hf_metis_home.lab.tasks import TASKS, THINKING_TASKS, make_dataset
+from hf_metis_home.demo.method import POOLS, SIZES, cold_start, stage_rl
+from hf_metis_home.demo.presets import PRESETS
+from hf_metis_home.miniature.tasks import TASKS, THINKING_TASKS, make_dataset
 from hf_metis_home.modeling import MetisHomeConfig
 
 from .evidence.common import answers

@@ -19,7 +19,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from hf_metis_home.conversion import upcycle
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.miniature.model import build_miniature
 from hf_metis_home.trainers import (
     MetisHomeGRPOConfig,
     MetisHomeGRPOTrainer,

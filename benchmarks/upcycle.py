@@ -24,9 +24,9 @@ import torch
 from transformers import Qwen2_5_VLConfig
 
 from hf_metis_home.conversion.checkpoint import LazyTensor, expected_shapes, is_branch_tensor, legacy_name, native_name
-from hf_metis_home.conversion.shards import write_shards
-from hf_metis_home.lab.miniature import build_processor
-from hf_metis_home.lab.tokenizer import build_tokenizer
+from hf_metis_home.conversion.tensor_writer import write_shards
+from hf_metis_home.miniature.model import build_processor
+from hf_metis_home.miniature.tokenizer import build_tokenizer
 
 from .common import Variant, introduction, measure, parser, start, status, table, write_section
 

@@ -21,12 +21,13 @@ import hf_metis_home
 DOCS = Path(__file__).parents[1] / "docs"
 # Public names that stand in a module and not in the `__all__` of its package.
 MORE = {
+    "answers": ["matching.answers_match"],
     "data": ["build.build_data", "endpoint.EndpointRollouts", "mixing.mix_datasets", "prompt_sets.PromptSet"],
     "evaluation": [
         "outcomes.collect_outcomes", "outcomes.read_outcomes", "outcomes.write_outcomes", "metrics.evaluate_outcomes",
-        "calibration.calibrate_threshold", "calibrated_model.calibrate_model", "report.write_report",
-        "callback.GenerationCallback",
+        "calibration.calibrate_threshold", "calibrated_model.calibrate_model", "generation_callback.GenerationCallback",
     ],
+    "reports": ["report.write_report"],
     "trainers": ["fit_router.fit_router", "fit_router.RouterFit"],
 }  # fmt: skip
 SECTION = re.compile(r"^(Args|Parameters|Returns|Yields|Raises|Example):$")
@@ -35,7 +36,11 @@ SECTION = re.compile(r"^(Args|Parameters|Returns|Yields|Raises|Example):$")
 def packages() -> list[str]:
     """The public packages inside this one, which have an `__all__`."""
     found = [module.name for module in pkgutil.iter_modules(hf_metis_home.__path__) if module.ispkg]
-    return [name for name in found if getattr(importlib.import_module(f"hf_metis_home.{name}"), "__all__", None)]
+    return [
+        name
+        for name in found
+        if name in MORE or getattr(importlib.import_module(f"hf_metis_home.{name}"), "__all__", None)
+    ]
 
 
 def pages() -> dict[str, str]:
@@ -48,7 +53,7 @@ def pages() -> dict[str, str]:
 
 def _members(package: str) -> list[tuple[str, object]]:
     module = importlib.import_module(f"hf_metis_home.{package}")
-    found = [(name, getattr(module, name)) for name in module.__all__]
+    found = [(name, getattr(module, name)) for name in getattr(module, "__all__", [])]
     for path in MORE.get(package, []):
         where, name = path.rsplit(".", 1)
         found.append((name, getattr(importlib.import_module(f"hf_metis_home.{package}.{where}"), name)))

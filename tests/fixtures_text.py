@@ -11,8 +11,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hf_metis_home.lab.miniature import build_processor
-from hf_metis_home.lab.tokenizer import SPECIAL_TOKENS, build_tokenizer
+from hf_metis_home.miniature.model import build_processor
+from hf_metis_home.miniature.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
 
 QWEN_SPLIT = (

@@ -216,7 +216,7 @@ def test_peak_memory_is_that_of_the_function_alone():
 def test_rows_of_the_router_benchmark_are_rows():
     from benchmarks.router_defaults import conversation
     from hf_metis_home.data import check_row
-    from hf_metis_home.lab.tasks import make_dataset
+    from hf_metis_home.miniature.tasks import make_dataset
 
     first, second = make_dataset({"chain": 1, "corner": 1}, "dev", seed=0)
     for earlier in (None, first):

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from hf_metis_home.cli import main
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.miniature.model import build_miniature
 
 from .data.chat_server import ChatServer, reply_of
 from .pages import blocks, commands

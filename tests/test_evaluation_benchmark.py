@@ -7,7 +7,7 @@ import pytest
 from benchmarks import evaluation
 from hf_metis_home.conversion import save_hub_folder, upcycle
 from hf_metis_home.evaluation import outcomes
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.miniature.model import build_miniature
 
 
 @pytest.mark.slow

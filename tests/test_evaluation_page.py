@@ -13,9 +13,9 @@ from PIL import Image
 from hf_metis_home.cli import main
 from hf_metis_home.conversion import save_hub_folder, upcycle
 from hf_metis_home.evaluation.outcomes import COLUMNS, read_outcomes
-from hf_metis_home.evaluation.task_file import ANSWERS, shipped_tasks
-from hf_metis_home.lab.miniature import build_miniature
-from hf_metis_home.lab.tasks import TASKS, make_dataset
+from hf_metis_home.miniature.model import build_miniature
+from hf_metis_home.miniature.tasks import TASKS, make_dataset
+from hf_metis_home.tasks.task_file import ANSWERS, shipped_tasks
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"

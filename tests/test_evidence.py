@@ -10,9 +10,9 @@ import torch
 from benchmarks.evidence import capacity, facts, joint, probes, story, summary
 from benchmarks.evidence.common import Results, answers, in_convention, load_base, questions, taught
 from benchmarks.evidence.paired import at_equal_tokens, difference
-from hf_metis_home.data import parse_completion
-from hf_metis_home.lab.miniature import build_miniature
-from hf_metis_home.lab.tasks import TASKS, make_dataset
+from hf_metis_home.answers import parse_completion
+from hf_metis_home.miniature.model import build_miniature
+from hf_metis_home.miniature.tasks import TASKS, make_dataset
 
 from .pages import ROOT, commands
 

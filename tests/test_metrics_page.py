@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_metis_home.evaluation.metrics import CURVE_POINTS, evaluate_outcomes
 from hf_metis_home.evaluation.outcomes import write_outcomes
-from hf_metis_home.evaluation.routing import call_performance
+from hf_metis_home.evaluation.routing_metrics import call_performance
 
 from .evaluation.test_metrics import HAND, table
 

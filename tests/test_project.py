@@ -17,7 +17,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_extras():
-    assert set(EXTRAS) == {"train", "lab", "eval", "serve", "space", "flash", "docs", "dev"}
+    assert set(EXTRAS) == {"train", "demo", "eval", "serve", "space", "flash", "docs", "dev"}
     assert not any("vllm" in requirement for requirements in EXTRAS.values() for requirement in requirements)
 
 
@@ -62,5 +62,5 @@ def test_names_that_do_not_exist():
 
 def test_missing_extra_is_named():
     require_extra("train", "json")
-    with pytest.raises(ImportError, match=r"nowhere_a, nowhere_b are not installed.*'hf-metis-home\[lab\]'"):
-        require_extra("lab", "json", "nowhere_a", "nowhere_b")
+    with pytest.raises(ImportError, match=r"nowhere_a, nowhere_b are not installed.*'hf-metis-home\[demo\]'"):
+        require_extra("demo", "json", "nowhere_a", "nowhere_b")

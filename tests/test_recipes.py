@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from hf_metis_home.cli import grpo, main, sft
 from hf_metis_home.cli._arguments import parse_arguments
-from hf_metis_home.conversion.hybrid_plan import hybrid_config
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.conversion.hybrid_tensors import hybrid_config
+from hf_metis_home.miniature.model import build_miniature
 from tests.conversion.test_estimate import real_config
 from tests.trainers.common import make_rows
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from hf_metis_home.cli import main
-from hf_metis_home.evaluation import report, wrong_routes
+from hf_metis_home.reports import report, wrong_routes
 
 from .evaluation.report_common import dense_outcome, outcome, write_folder
 

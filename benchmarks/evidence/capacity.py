@@ -16,10 +16,10 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from hf_metis_home import MetisHomeConfig
-from hf_metis_home.conversion.chat_template import prepare_processor
-from hf_metis_home.lab.miniature import build_miniature
-from hf_metis_home.lab.stages import DIRECT_MIX, THINKING_MIX, stage_rows
-from hf_metis_home.lab.tasks import TASKS
+from hf_metis_home.conversion.processor import prepare_processor
+from hf_metis_home.demo.stages import DIRECT_MIX, THINKING_MIX, stage_rows
+from hf_metis_home.miniature.model import build_miniature
+from hf_metis_home.miniature.tasks import TASKS
 
 from .common import BATCH, Results, answers, arguments, hybrid_of, questions, share, taught, train
 

@@ -15,12 +15,12 @@ from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditiona
 from trl import SFTConfig, SFTTrainer
 
 from hf_metis_home import MetisHomeConfig, upcycle
-from hf_metis_home.conversion.chat_template import prepare_processor
-from hf_metis_home.data import opening_text, opening_token_ids, parse_completion, render_completion
+from hf_metis_home.answers import opening_text, opening_token_ids, parse_completion, render_completion
+from hf_metis_home.conversion.processor import prepare_processor
 from hf_metis_home.data.prompts import conversation_of
-from hf_metis_home.evaluation.accuracy import exact_match, generate_answers
-from hf_metis_home.lab.stages import LEARNING_RATE, training_arguments
-from hf_metis_home.lab.tasks import MAX_ANSWER_TOKENS, make_dataset
+from hf_metis_home.demo.stages import LEARNING_RATE, training_arguments
+from hf_metis_home.evaluation.answering import exact_match, generate_answers
+from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, make_dataset
 from hf_metis_home.rewards import accuracy_reward, format_reward
 from hf_metis_home.trainers import (
     MetisHomeGRPOConfig,

@@ -16,8 +16,8 @@ import time
 import torch
 from datasets import concatenate_datasets
 
-from hf_metis_home.lab.stages import stage_rows
-from hf_metis_home.lab.tasks import TASKS
+from hf_metis_home.demo.stages import stage_rows
+from hf_metis_home.miniature.tasks import TASKS
 
 from .common import BATCH, Results, answers, arguments, hybrid_of, load_base, prompts, questions, share, train
 

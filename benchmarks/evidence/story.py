@@ -14,8 +14,8 @@ import time
 
 from datasets import concatenate_datasets
 
-from hf_metis_home.lab.stages import DIRECT_MIX, THINKING_MIX, stage_rows
-from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, TASKS
+from hf_metis_home.demo.stages import DIRECT_MIX, THINKING_MIX, stage_rows
+from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, TASKS
 from hf_metis_home.trainers.fit_router import fit_router
 
 from .common import BATCH, Results, answers, arguments, hybrid_of, load_base, questions, reinforce, share, taught, train

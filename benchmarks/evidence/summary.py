@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_metis_home.lab.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, TASKS, THINKING_TASKS
+from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, TASKS, THINKING_TASKS
 
 from .joint import ARMS, SEEN, UNSEEN
 from .paired import at_equal_tokens, both_modes, difference, numbers, of_draws, right

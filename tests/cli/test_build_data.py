@@ -13,7 +13,7 @@ from datasets import load_dataset
 
 from hf_metis_home.cli import main
 from hf_metis_home.data import check_row
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.miniature.model import build_miniature
 from tests.data.chat_server import ChatServer
 from tests.data.prompts_common import prompt_rows
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_metis_home.cli import main
-from tests.evaluation.report_common import outcome, write_folder
+from tests.reports.report_common import outcome, write_folder
 
 
 @pytest.mark.parametrize(

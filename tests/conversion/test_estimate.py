@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from hf_metis_home.conversion import estimate_memory, upcycle
-from hf_metis_home.conversion.hybrid_plan import hybrid_config
+from hf_metis_home.conversion.hybrid_tensors import hybrid_config
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 from hf_metis_home.modeling.configuration_metis_home import ATTENTION_PROJECTIONS, FFN_PROJECTIONS
 

@@ -547,7 +547,7 @@ def test_memory(tmp_path):
     from transformers import Qwen2_5_VLConfig
 
     from hf_metis_home.conversion.checkpoint import LazyTensor, expected_shapes
-    from hf_metis_home.conversion.shards import write_shards
+    from hf_metis_home.conversion.tensor_writer import write_shards
 
     from ..fixtures_text import tiny_dense, word_level_processor
 

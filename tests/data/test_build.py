@@ -6,7 +6,8 @@ import random
 import pytest
 from datasets import Dataset, load_dataset
 
-from hf_metis_home.data import check_row, parse_completion
+from hf_metis_home.answers import parse_completion
+from hf_metis_home.data import check_row
 from hf_metis_home.data.build import build_data
 from hf_metis_home.data.dataset_folder import write_dataset_folder
 from hf_metis_home.data.prompt_sets import PromptSet

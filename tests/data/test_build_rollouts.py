@@ -5,7 +5,7 @@ import torch
 
 from hf_metis_home.conversion import upcycle
 from hf_metis_home.data.rollouts import NEVER, ModelRollouts, seed_of, with_system_prompt
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.miniature.model import build_miniature
 from tests.data.prompts_common import prompt_set
 
 

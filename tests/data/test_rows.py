@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from hf_metis_home.data import TRAINING_COLUMNS, check_columns, check_row, render_completion
+from hf_metis_home.answers import render_completion
+from hf_metis_home.data import TRAINING_COLUMNS, check_columns, check_row
 
 
 def row(**changes):

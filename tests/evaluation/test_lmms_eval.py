@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from hf_metis_home.answers import parse_completion
 from hf_metis_home.conversion import save_hub_folder
-from hf_metis_home.data import parse_completion
 from hf_metis_home.evaluation import answer_rows
 from tests.evaluation import test_accuracy
-from tests.evaluation.test_accuracy import ROWS
+from tests.evaluation.test_answering import ROWS
 
 
 pytest.importorskip("lmms_eval")

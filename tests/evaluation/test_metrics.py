@@ -13,12 +13,19 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc
 
-from hf_metis_home.evaluation.hub_results import eval_results
 from hf_metis_home.evaluation.intervals import bootstrap_shares, interval
 from hf_metis_home.evaluation.leakage import format_validity, leakage
 from hf_metis_home.evaluation.metrics import evaluate_outcomes
 from hf_metis_home.evaluation.outcomes import COLUMNS, FEATURES
-from hf_metis_home.evaluation.routing import calibration_error, call_curve, call_performance, hacc, nauc, reliability
+from hf_metis_home.evaluation.routing_metrics import (
+    calibration_error,
+    call_curve,
+    call_performance,
+    hacc,
+    nauc,
+    reliability,
+)
+from hf_metis_home.reports.hub_results import eval_results
 
 
 THOUGHT, DIRECT = "<think>3+4</think><answer>7</answer>", "<think></think><answer>7</answer>"

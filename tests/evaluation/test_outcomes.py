@@ -6,10 +6,10 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 
-from hf_metis_home.data.answers import answers_match
+from hf_metis_home.answers.matching import answers_match
 from hf_metis_home.data.work_file import WorkFile
 from hf_metis_home.evaluation import answer_rows
-from hf_metis_home.evaluation.accuracy import is_correct
+from hf_metis_home.evaluation.answering import is_correct
 from hf_metis_home.evaluation.batches import Question, plan_batches
 from hf_metis_home.evaluation.outcomes import (
     COLUMNS,
@@ -19,7 +19,7 @@ from hf_metis_home.evaluation.outcomes import (
 )
 from hf_metis_home.evaluation.row_checks import questions_of
 from tests.evaluation import test_accuracy
-from tests.evaluation.test_accuracy import ROWS, row
+from tests.evaluation.test_answering import ROWS, row
 from tests.fixtures_text import tiny_word_level
 
 
@@ -279,7 +279,7 @@ def test_a_row_judges_by_its_solutions_or_its_verifier(hybrid):
     def match(answer, solution):
         return solution == "right"
 
-    import hf_metis_home.evaluation.accuracy as accuracy
+    import hf_metis_home.evaluation.answering as accuracy
 
     parsed = accuracy.parse_completion(text)
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ from hf_metis_home.hub_templates.spaces import GRADIO, TEMPLATE, fill_constants
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # https://huggingface.co/docs/hub/spaces-config-reference
 COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-FILES = {"app.py", "parsing.py", "README.md", "requirements.txt", "examples"}
+FILES = {"app.py", "answer_format.py", "README.md", "requirements.txt", "examples"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -164,7 +164,11 @@ def test_requirements_are_the_package_s_own():
 def test_the_code_of_a_space_runs_on_the_python_of_spaces():
     """3.10, unless the card says otherwise."""
     package = ROOT / "src" / "hf_metis_home"
-    for path in [TEMPLATE / "app.py", package / "data" / "parsing.py", *(package / "modeling").glob("*_metis_home.py")]:
+    for path in [
+        TEMPLATE / "app.py",
+        package / "answers" / "format.py",
+        *(package / "modeling").glob("*_metis_home.py"),
+    ]:
         ast.parse(path.read_text("utf-8"), feature_version=(3, 10))
 
 

@@ -24,7 +24,7 @@ def app(tmp_path_factory):
         yield module
     finally:
         sys.path.remove(str(folder))
-        sys.modules.pop("parsing", None)
+        sys.modules.pop("answer_format", None)
 
 
 @pytest.fixture

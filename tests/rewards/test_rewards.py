@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_metis_home.data import render_completion
-from hf_metis_home.data.parsing import TAGS
+from hf_metis_home.answers import render_completion
+from hf_metis_home.answers.format import TAGS
 from hf_metis_home.rewards import accuracy_reward, format_reward, get_soft_overlong_punishment, thought_leak_penalty
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hf_metis_home.data import opening_text, parse_completion, render_completion
+from hf_metis_home.answers import opening_text, parse_completion, render_completion
 from hf_metis_home.serving.answer_split import split_answer
 
 from ..fixtures_text import byte_level_processor, word_level_processor

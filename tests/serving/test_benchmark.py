@@ -13,7 +13,7 @@ from benchmarks import serving
 from benchmarks.load import Answer, bare, counters, drive, figures, make_questions
 from benchmarks.servers import Server
 from hf_metis_home.conversion import save_hub_folder, upcycle
-from hf_metis_home.lab.miniature import build_miniature
+from hf_metis_home.miniature.model import build_miniature
 
 from .common import app_of, served
 

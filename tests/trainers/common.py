@@ -3,8 +3,8 @@
 from datasets import Dataset
 from PIL import Image
 
+from hf_metis_home.answers import render_completion
 from hf_metis_home.conversion import upcycle
-from hf_metis_home.data import render_completion
 from hf_metis_home.trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
 from hf_metis_home.trainers.parameter_groups import group_of
 from tests.fixtures_text import tiny_dense, word_level_processor

@@ -6,8 +6,8 @@ from importlib.metadata import version
 import pytest
 from datasets import Dataset
 
-from hf_metis_home.evaluation.accuracy import GeneratedAnswer
-from hf_metis_home.evaluation.callback import GenerationCallback
+from hf_metis_home.evaluation.answering import GeneratedAnswer
+from hf_metis_home.evaluation.generation_callback import GenerationCallback
 
 from .common import make_dataset, make_trainer
 from .grpo_common import make_grpo
@@ -73,7 +73,7 @@ def test_answers_during_training(tmp_path):
 
 def test_answers_during_training_are_judged_as_everywhere(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "hf_metis_home.evaluation.accuracy.generate_answers",
+        "hf_metis_home.evaluation.answering.generate_answers",
         lambda model, processor, inputs, **options: [
             GeneratedAnswer("<think></think><answer>7.0</answer>", 4, True, 0.5) for _ in inputs["input_ids"]
         ],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data import shown_parts
+from ..answers import shown_parts
 
 
 @dataclass(frozen=True)

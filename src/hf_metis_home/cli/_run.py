@@ -70,7 +70,7 @@ def _raised_here(error: Exception) -> bool:
 
 def print_statement(metrics: dict) -> None:
     """What an evaluation shows, sentence by sentence."""
-    from ..evaluation.statement import statement
+    from ..reports.statement import statement
 
     for sentence in statement(metrics):
         print(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  "))

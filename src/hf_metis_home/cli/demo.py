@@ -51,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
 def _demo(arguments: DemoArguments) -> None:
     from .._extras import require_extra
 
-    require_extra("lab", "trl", "datasets", "math_verify", "easy_vqa", "sklearn", "matplotlib")
+    require_extra("demo", "trl", "datasets", "math_verify", "easy_vqa", "sklearn", "matplotlib")
     if arguments.stages == "all":
         _method(arguments)
         return
-    from ..lab.demo import run_demo
+    from ..demo.plain_demo import run_demo
 
     output_dir = _free_folder(Path("runs/demo")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
@@ -72,7 +72,7 @@ def _method(arguments: DemoArguments) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..lab.method_demo import COLUMNS, INTERVALS, TABLES, rows_of, run_method_demo
+    from ..demo.method_demo import COLUMNS, INTERVALS, TABLES, rows_of, run_method_demo
 
     output_dir = _free_folder(Path("runs/method")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_method_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)

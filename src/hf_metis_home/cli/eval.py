@@ -67,8 +67,8 @@ def _eval(arguments: EvalArguments) -> None:
     from ..data.work_file import WorkFile
     from ..evaluation.evaluation_run import answer_all, settings_of, write_run
     from ..evaluation.outcomes import write_outcomes
-    from ..evaluation.questions import load_questions, write_questions
-    from ..evaluation.report import write_report
+    from ..reports.report import write_report
+    from ..tasks.questions import load_questions, write_questions
     from ._models import load_model
 
     output_dir = check_output_dir(arguments.output_dir)

@@ -40,7 +40,7 @@ def _report(arguments: ReportArguments) -> None:
 
     require_extra("eval", "datasets", "pyarrow", "matplotlib")
     from .._folders import staged_folder
-    from ..evaluation.report import write_report
+    from ..reports.report import write_report
 
     with staged_folder(arguments.output_dir) as staging:
         results = write_report(arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines)

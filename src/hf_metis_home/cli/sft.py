@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 def _sft(argv: list[str]) -> None:
     from trl import ModelConfig
 
-    from ..evaluation.callback import GenerationCallback
+    from ..evaluation.generation_callback import GenerationCallback
     from ..trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
     from ..trainers.parameter_groups import describe_trainable, freeze, trained_groups
     from ..trainers.sft_trainer import check_rows

@@ -2,10 +2,10 @@
 
 from .adapters import branch_target_modules
 from .branch_kinds import change_branch_kind
-from .chat_template import prepare_processor
 from .estimate import estimate_memory
 from .export import export_checkpoint
 from .hub_folder import save_hub_folder
+from .processor import prepare_processor
 from .router_start import initialise_router
 from .upcycle import upcycle, upcycle_checkpoint
 from .validate import validate_checkpoint

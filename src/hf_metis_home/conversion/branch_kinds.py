@@ -13,7 +13,7 @@ from .adapters import add_change, low_rank_modules, low_rank_name, no_change
 from .checkpoint import HYBRID, Checkpoint, LazyTensor, check_branches, is_branch_tensor, open_checkpoint
 from .hub_folder import copy_generation_config, local_sources, write_around, write_model_files
 from .peft_export import adapter_from_low_rank, low_rank_differences
-from .shards import check_space, shard_limit, write_shards
+from .tensor_writer import check_space, shard_limit, write_shards
 
 
 def change_branch_kind(

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig, Qwen2_5_VLConfig
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCH_KINDS, BRANCHES
 from .checkpoint import DENSE, HYBRID, expected_shapes
-from .export import dense_config
-from .hybrid_plan import hybrid_config
+from .dense_export import dense_config
+from .hybrid_tensors import hybrid_config
 
 
 WEIGHT_BYTES, ROUTER_BYTES = 2, 4  # bf16, fp32

@@ -17,13 +17,13 @@ from .. import __version__
 from .._folders import check_output_dir, staged_folder
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 from .adapters import branch_options, read_adapter
-from .chat_template import prepare_processor
 from .checkpoint import LazyTensor, check_tensors, open_checkpoint
 from .hub_folder import copy_generation_config, local_sources, write_around, write_model_files
-from .hybrid_plan import check_configs, hybrid_config, hybrid_tensors
-from .router_alone import router_config, router_tensor_names
+from .hybrid_tensors import check_configs, hybrid_config, hybrid_tensors
+from .processor import prepare_processor
+from .router_export import router_config, router_tensor_names
 from .router_start import check_examples, initialise_router
-from .shards import check_space, shard_limit, write_shards
+from .tensor_writer import check_space, shard_limit, write_shards
 
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from transformers import AutoProcessor
 
 from .. import modeling
 from ..modeling.configuration_metis_home import AUTO_MAP
-from .chat_template import prepare_processor
 from .checkpoint import some
+from .processor import prepare_processor
 from .validate_weights import AGAIN, Folder
 
 

@@ -17,10 +17,11 @@ from transformers.dynamic_module_utils import custom_object_save
 from ..modeling.configuration_metis_home import BRANCHES
 from .adapters import LowRankChange
 from .checkpoint import Checkpoint, LazyTensor
-from .export import dense_config, write_dense, write_router
+from .dense_export import dense_config, write_dense
 from .hub_folder import copy_generation_config
 from .peft_export import adapter_from_low_rank, write_adapter
-from .shards import check_space, shard_limit, write_shards
+from .router_export import write_router
+from .tensor_writer import check_space, shard_limit, write_shards
 
 
 MODEL, ADAPTERS, ROUTER, SETTINGS = "model", "adapters", "router", "serving.json"

@@ -12,8 +12,8 @@ from typing import Literal
 from tqdm import tqdm
 
 from .._folders import check_output_dir, staged_folder
+from ..answers.format import parse_completion
 from .dataset_folder import write_dataset_folder
-from .parsing import parse_completion
 from .pass_rate import TaskReport, is_right, shortest_trace, sort_by_pass_rate
 from .prompt_sets import PromptSet, training_row
 from .work_file import WorkFile

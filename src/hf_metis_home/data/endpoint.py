@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from .parsing import ANSWER, END_ANSWER, END_THINK, THINK
+from ..answers.format import ANSWER, END_ANSWER, END_THINK, THINK
 from .prompts import conversation_of
 from .rollouts import seed_of, with_system_prompt
 

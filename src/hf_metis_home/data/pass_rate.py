@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from .answers import answers_match, final_answer
-from .parsing import parse_completion
+from ..answers.format import parse_completion
+from ..answers.matching import answers_match, final_answer
 from .prompt_sets import PromptSet
 
 

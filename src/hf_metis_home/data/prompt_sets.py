@@ -4,9 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from .answers import gold_text
-from .completions import render_completion
-from .parsing import ANSWER, END_ANSWER
+from ..answers.format import ANSWER, END_ANSWER
+from ..answers.matching import gold_text
+from ..answers.openings import render_completion
 from .rows import check_row
 
 

@@ -11,7 +11,7 @@ The one dataset format.
 | `task` | str | name of the task; not needed for training on completions |
 """
 
-from .parsing import parse_completion
+from ..answers.format import parse_completion
 
 
 TRAINING_COLUMNS = ("prompt", "images", "completion", "thinking")

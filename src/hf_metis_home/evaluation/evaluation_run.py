@@ -13,11 +13,11 @@ from datasets import Dataset
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from ..answers.matching import answers_match
 from ..conversion.fingerprint import calibration_problem, weights_fingerprint
-from ..data.answers import answers_match
 from ..data.work_file import WorkFile
+from ..tasks.questions import fingerprint
 from .outcomes import collect_outcomes
-from .questions import fingerprint
 
 
 PACKAGES = ("hf-metis-home", "torch", "transformers", "datasets", "math-verify", "reasoning-gym")

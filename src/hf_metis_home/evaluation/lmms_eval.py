@@ -15,9 +15,10 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..data import parse_completion, prompt_inputs
+from ..answers import parse_completion
+from ..data import prompt_inputs
 from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
-from .accuracy import generate_answers
+from .answering import generate_answers
 
 
 def manifest() -> ModelManifest:

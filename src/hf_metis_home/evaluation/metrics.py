@@ -13,7 +13,7 @@ from datasets import Dataset
 from .intervals import bootstrap_shares, interval
 from .leakage import format_validity, leakage
 from .policies import POOLED
-from .routing import calibration_error, call_curve, call_performance, hacc, nauc, reliability
+from .routing_metrics import calibration_error, call_curve, call_performance, hacc, nauc, reliability
 
 
 BRANCHES = ("non_thinking", "thinking")  # in the order of the columns of arrays

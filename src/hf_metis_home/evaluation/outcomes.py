@@ -29,7 +29,8 @@ import torch
 from .._extras import require_extra
 from ..data.rollouts import seed_of
 from ..data.work_file import WorkFile
-from .accuracy import exact_match, generate_answers, is_correct
+from ..tasks.rows import gold_answers
+from .answering import exact_match, generate_answers, is_correct
 from .batches import (
     OUT_OF_MEMORY,
     RowError,
@@ -39,7 +40,6 @@ from .batches import (
     read_row,
 )
 from .row_checks import questions_of
-from .rows import gold_answers
 
 
 require_extra("eval", "datasets", "pyarrow")
@@ -110,7 +110,7 @@ def collect_outcomes(
         seed (`int`, *optional*, defaults to 0):
             Seed of the sampling, from which every batch makes its own. The same rows, `batch_size` and `seed` give the
             same table on the same machine.
-        match (`Callable`, *optional*, defaults to [`~evaluation.accuracy.exact_match`]):
+        match (`Callable`, *optional*, defaults to [`~evaluation.answering.exact_match`]):
             `match(answer, solution)`: whether an answer is right. Not asked where a text has no answer, which is wrong.
             Asked beforehand about every gold answer as the answer to itself: a row where that fails is not asked.
         work ([`~data.work_file.WorkFile`], *optional*):

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from textwrap import shorten
 from types import NoneType
 
-from .accuracy import exact_match
+from ..tasks.rows import gold_answers, stored_rows
+from .answering import exact_match
 from .batches import Question, image_length, text_of
 from .policies import POOLED
-from .rows import gold_answers, stored_rows
 
 
 def questions_of(rows: Sequence[dict], processor, match: Callable[[str, str], bool] = exact_match) -> list[Question]:

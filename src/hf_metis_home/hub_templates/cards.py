@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .marked import new_card
+from .marked_sections import new_card
 
 
 Stage = Literal["upcycled", "sft", "grpo"]
@@ -73,7 +73,7 @@ def model_card_parts(
     versions: dict[str, str] | None = None,
 ) -> tuple[dict, dict[str, str]]:
     """
-    What a model card holds, in the form that [`~hub_templates.marked.merge_card`] takes.
+    What a model card holds, in the form that [`~hub_templates.marked_sections.merge_card`] takes.
 
     Args:
         stage (`str`, *optional*, defaults to `"upcycled"`):
@@ -115,7 +115,7 @@ def model_card_parts(
         measured (`list[str]`, *optional*):
             Sentences on the results.
         index (`list[dict]`, *optional*):
-            The results as `model-index`, see [`~evaluation.hub_results.model_index`].
+            The results as `model-index`, see [`~reports.hub_results.model_index`].
         tags (`list[str]`, *optional*):
             Tags of the Hub beside ours.
         notes (`list[str]`, *optional*):

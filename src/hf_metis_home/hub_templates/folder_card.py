@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from .cards import DEFAULT_TITLE, PLACEHOLDER, model_card_parts
-from .marked import read_metadata, write_card
+from .marked_sections import read_metadata, write_card
 from .provenance import history_of
 
 

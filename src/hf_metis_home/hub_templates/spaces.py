@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 from .._folders import staged_folder
+from ..answers import format as answer_format
 from .cards import hub_id, render_template
 
 
 TEMPLATE = Path(__file__).with_name("space")
-PARSING = Path(__file__).parents[1] / "data" / "parsing.py"
+PARSER = Path(answer_format.__file__)
 GRADIO = "6.31.0"  # the version that the app is tested with, which the Space pins
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -87,7 +88,7 @@ def write_space(
     card = render_template("space_card.md.jinja", title=title, model=model, revision=revision, gradio=GRADIO)
     with staged_folder(output_dir) as staging:
         shutil.copytree(TEMPLATE, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copyfile(PARSING, staging / PARSING.name)
+        shutil.copyfile(PARSER, staging / "answer_format.py")
         app = staging / "app.py"
         app.write_text(fill_constants(app.read_text(encoding="utf-8"), constants), encoding="utf-8")
         (staging / "README.md").write_text(f"---\n{metadata.to_yaml()}\n---\n\n{card}", encoding="utf-8")

@@ -7,7 +7,7 @@ require_extra("train", "trl", "math_verify")
 
 from trl.rewards import get_soft_overlong_punishment  # noqa: E402
 
-from ..data.answers import answers_match  # noqa: E402
+from ..answers.matching import answers_match  # noqa: E402
 from .accuracy import accuracy_reward  # noqa: E402
 from .format import format_reward, thought_leak_penalty  # noqa: E402
 

@@ -1,6 +1,6 @@
 """Whether the final answer is right."""
 
-from ..data.answers import answers_match, final_answer
+from ..answers.matching import answers_match, final_answer
 from .columns import completion_texts, gold_answers
 
 
@@ -9,7 +9,7 @@ def accuracy_reward(completions: list, solution: list[str] | None = None, **colu
     1.0 where the answer of a completion is the gold answer, else 0.0.
 
     The completion has to commit itself: it needs exactly one answer block, closed, after the thought and with nothing
-    behind it. What counts as the gold answer, [`~data.answers.answers_match`] says.
+    behind it. What counts as the gold answer, [`~answers.matching.answers_match`] says.
 
     Args:
         completions (`list`):

@@ -1,6 +1,6 @@
 """What TRL hands over to a reward, as the rewards read it."""
 
-from ..data.answers import gold_text
+from ..answers.matching import gold_text
 
 
 def completion_texts(completions: list) -> list[str]:

@@ -1,7 +1,7 @@
 """Whether a completion has the form of its mode."""
 
-from ..data import parse_completion
-from ..data.parsing import ANSWER, END_ANSWER, END_THINK, THINK
+from ..answers import parse_completion
+from ..answers.format import ANSWER, END_ANSWER, END_THINK, THINK
 from .columns import completion_texts, thinking_modes
 
 

@@ -1,6 +1,6 @@
 """Thought and answer of a reply that is still being written."""
 
-from ..data.completions import ANSWER, END_ANSWER, END_THINK, THINK
+from ..answers.openings import ANSWER, END_ANSWER, END_THINK, THINK
 
 
 def split_answer(text: str, finished: bool = True) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from ..modeling.configuration_metis_home import BRANCHES
 from .errors import RequestError, send_body, send_error
 from .images import ImageReader
 from .metrics import Counters
-from .requests import AUTO, Request, read_request, router_messages, written
 from .router_worker import RouterUnavailable, RouterWorker
+from .routing import AUTO, Request, read_request, router_messages, written
 from .settings import ServingSettings, api_key
 
 

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from .metrics import Counters
-from .requests import Prompt
+from .routing import Prompt
 from .settings import ServingSettings
 
 

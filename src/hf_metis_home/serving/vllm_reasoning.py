@@ -11,7 +11,7 @@ is never told that the thought has ended, because it would then send the tags of
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
-from ..data.completions import opening_text
+from ..answers.openings import opening_text
 from .answer_split import split_answer
 
 

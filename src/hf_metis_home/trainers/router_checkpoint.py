@@ -14,8 +14,8 @@ from .. import __version__
 from .._folders import check_output_dir, staged_folder
 from ..conversion.checkpoint import HYBRID, Checkpoint, LazyTensor, open_checkpoint
 from ..conversion.hub_folder import copy_generation_config, local_sources, write_around, write_model_files
-from ..conversion.router_alone import router_config, router_tensor_names
-from ..conversion.shards import check_space, shard_limit, write_shards
+from ..conversion.router_export import router_config, router_tensor_names
+from ..conversion.tensor_writer import check_space, shard_limit, write_shards
 from ..modeling import MetisHomeModel
 from .fit_router import RouterFit, fit_router
 

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..hub_templates.marked import write_whole
+from .._folders import write_whole
 from ..hub_templates.provenance import FIGURES
 from .parameter_groups import count_trainable
 

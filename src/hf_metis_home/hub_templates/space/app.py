@@ -26,7 +26,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-from parsing import shown_parts
+from answer_format import shown_parts
 from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 

@@ -1,0 +1,260 @@
+"""
+Whether an answer is the gold answer: choices, yes and no, numbers, expressions, short texts.
+
+The gold answer says which rule holds; the first that fits it decides.
+
+| gold answer | is met by |
+|---|---|
+| any | the same text, without regard to case, spaces, a leading article, quotes and trailing punctuation |
+| a choice, `B`, `(B)` or `B. text` | `B`, `(b)`, `B.`, `B) text`, `option B`; the text alone where the gold has it |
+| `yes`, `no`, `true`, `false` | the word, alone or with text behind it that does not name the opposite |
+| a number | the same number: see `quantities.py` |
+| a list with digits, `1, 2` | the same elements, as often, in any order |
+| an expression | an equal expression, by math-verify, that is a result and no task |
+| another text | nothing else |
+
+An answer has to commit itself: of several numbers or choices none wins.
+"""
+
+import re
+
+from .expressions import expressions_equal
+from .format import ANSWER, END_ANSWER, TAGS, parse_completion
+from .quantities import quantities_match, read_quantity, split_unit
+
+
+MAX_LENGTH = 1000  # characters beyond those of the gold answer: a longer answer is not read
+MAX_EXPRESSION, MAX_DEPTH = 300, 8  # math-verify takes a second for ten brackets in each other
+
+WRAPPINGS = (
+    re.compile(r"\$\$(?P<inner>[^$]+)\$\$", re.DOTALL),
+    re.compile(r"\$(?P<inner>[^$]+)\$", re.DOTALL),
+    re.compile(r"\\\((?P<inner>(?:(?!\\[()]).)+)\\\)", re.DOTALL),
+    re.compile(r"\\\[(?P<inner>(?:(?!\\[\[\]]).)+)\\\]", re.DOTALL),
+    re.compile(r"\\(?:text|mathrm|textrm|mathbf|textbf)\s*\{(?P<inner>[^{}]+)\}", re.DOTALL),
+    re.compile(r"\*\*(?P<inner>[^*]+)\*\*", re.DOTALL),
+    re.compile(r"`(?P<inner>[^`]+)`", re.DOTALL),
+)
+PREAMBLE = re.compile(
+    r"(?:the )?(?:(?:final|correct|right) )?(?:answer|option|choice)(?: is)?\s*:?\s+(?=\S)", re.IGNORECASE
+)
+CHOICE = re.compile(r"[(\[]?(?P<label>[A-Z])[)\]]?\s*[.:]?")
+CHOICE_AND_TEXT = re.compile(
+    r"(?:[(\[](?P<label>[A-Z])[)\]]\s*[.:]?|(?P<open_label>[A-Z])[).:\]])\s*(?P<text>(?=.*\w)\S.*)", re.DOTALL
+)
+OTHER_CHOICE = re.compile(
+    r"(?<![\w'])[(\[]?[A-Z](?:[).:\]]|\s*[,/&|])|(?:\bor\b|\band\b|[,/&|;])\s*[(\[]?[A-Z]\b", re.IGNORECASE
+)
+OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+NAMED = re.compile(r"(?P<name>[A-Za-z\\∠△θ][\w\\{}'()∠△ ]{0,29})\s*=\s*(?P<value>[^=]+)", re.DOTALL)
+# Digits and signs between them are dates, times and scores, not terms.
+WRITTEN_DIGITS = re.compile(r"[\d\s:/.\-–]+")
+EXPRESSION = re.compile(r"\\[a-zA-Z]|[\^_=<>+*√π≤≥×÷±∞|{}\[\]]|\d\s*\(|[\w)]\s*/\s*[\w(]|[\w)]\s*-\s*[\w(]")
+WORK = re.compile(r"\\(?:i+nt|oint|sum|prod|lim|binom|frac\s*\{\s*d)(?![a-zA-Z])|!")
+
+
+def answers_match(answer: str, solution: str) -> bool:
+    r"""
+    Whether an answer is the gold answer, by the rules of this module.
+
+    Any text may be given as `answer`; the time is bounded, and so is what it may cost.
+
+    Args:
+        answer (`str`):
+            What stands between the answer tags.
+        solution (`str`):
+            The gold answer, plain or in `\boxed{}`, `$...$` or answer tags.
+
+    Raises:
+        ValueError: `solution` is no text, or empty.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.answers.matching import answers_match
+
+    >>> answers_match("(B) a red circle", "B"), answers_match("0.5", r"$\frac{1}{2}$"), answers_match("A or B", "B")
+    (True, True, False)
+    ```
+    """
+    gold = gold_text(solution)
+    if len(answer) > MAX_LENGTH + len(solution):
+        return False
+    given = _bare(answer)
+    return bool(given) and _match(given, gold)
+
+
+def final_answer(text: str) -> str | None:
+    """
+    The answer that a completion commits itself to, or None: it needs exactly one answer block, closed, after the
+    thought and with nothing behind it.
+    """
+    text = text.rstrip()
+    if text.count(ANSWER) != 1 or text.count(END_ANSWER) != 1 or not text.endswith(END_ANSWER):
+        return None
+    return parse_completion(text).answer
+
+
+def gold_text(solution: str, name: str = "`solution`") -> str:
+    """
+    A gold answer without what it is wrapped in. An error, which calls it `name`, where nothing is there.
+    """
+    if not isinstance(solution, str):
+        raise ValueError(f"{name} is {solution!r}, but must be text. Write the gold answer as a string.")
+    gold = solution.strip()
+    if gold.startswith(ANSWER) and gold.endswith(END_ANSWER):
+        gold = gold[len(ANSWER) : -len(END_ANSWER)]
+    gold = _bare(gold)
+    if not gold or not _normal(gold):
+        raise ValueError(f"{name} is {solution!r}, which holds no answer. Give the gold answer, or drop the row.")
+    return gold
+
+
+def _match(given: str, gold: str) -> bool:
+    if any(tag in given for tag in TAGS):
+        return False
+    if _normal(given) == _normal(gold):
+        return True
+    if len(given) > MAX_LENGTH:
+        return False
+    given = _bare(PREAMBLE.sub("", given, count=1) if PREAMBLE.match(given) else given)
+    if _normal(given) == _normal(gold):
+        return True
+    if choice := CHOICE.fullmatch(gold) or CHOICE_AND_TEXT.fullmatch(gold):
+        parts = choice.groupdict()
+        return _chooses(given, parts["label"] or parts["open_label"], parts.get("text"))
+    if _normal(gold) in OPPOSITES:
+        words = re.findall(r"\w+", given.casefold())
+        return bool(words) and words[0] == _normal(gold) and OPPOSITES[words[0]] not in words
+    if (verdict := _quantities(given, gold)) is not None:
+        return verdict
+    if (verdict := _lists(given, gold)) is not None:
+        return verdict
+    if len(gold) > MAX_EXPRESSION or not EXPRESSION.search(_latex(gold)) or WRITTEN_DIGITS.fullmatch(gold):
+        return False
+    (given, unit), (gold, gold_unit) = split_unit(_latex(given)), split_unit(_latex(gold))
+    units_differ = unit is not None and gold_unit is not None and unit != gold_unit
+    return not units_differ and _is_a_result(given, gold) and expressions_equal(given, gold)
+
+
+def _chooses(given: str, label: str, text: str | None) -> bool:
+    if CHOICE.fullmatch(given.upper()):
+        return CHOICE.fullmatch(given.upper())["label"] == label
+    if text is not None and _normal(given) == _normal(text):
+        return True
+    found = CHOICE_AND_TEXT.fullmatch(given[:1].upper() + given[1:2].upper() + given[2:])
+    if not found or (found["label"] or found["open_label"]) != label:
+        return False
+    if text is not None and _normal(found["text"]) == _normal(text):
+        return True
+    return not CHOICE.fullmatch(found["text"].upper()) and not OTHER_CHOICE.search(found["text"])
+
+
+def _quantities(given: str, gold: str) -> bool | None:
+    """Whether the answer is the gold quantity; None where the gold answer is no quantity."""
+    gold_name, gold_value = _name_and_value(gold)
+    if (quantity := read_quantity(gold_value)) is None:
+        return None
+    name, value = _name_and_value(given)
+    answer = read_quantity(re.sub(r"^(?:≈|\\approx|~)\s*", "", _bare(value)), any_unit=True)
+    names_differ = gold_name is not None and name is not None and _normal(name) != _normal(gold_name)
+    return answer is not None and not names_differ and quantities_match(answer, quantity)
+
+
+def _name_and_value(text: str) -> tuple[str | None, str]:
+    """`x = 5` taken apart."""
+    found = NAMED.fullmatch(text)
+    return (found["name"].strip(), found["value"].strip()) if found else (None, text)
+
+
+def _lists(given: str, gold: str) -> bool | None:
+    """Whether the answer has the elements of the gold list; None where the gold answer is no list with digits."""
+    elements = _elements(gold)
+    if len(elements) < 2 or not all(re.search(r"\d|\\", element) for element in elements):
+        return None
+    left = _elements(given)
+    if len(left) != len(elements):
+        return False
+    for element in elements:
+        found = next((index for index, other in enumerate(left) if _match(other, element)), None)
+        if found is None:
+            return False
+        del left[found]
+    return True
+
+
+def _elements(text: str) -> list[str]:
+    """What commas outside brackets, and `and` and `or`, separate."""
+    depth, parts = 0, [""]
+    for character in re.sub(r"\s*,?\s+(?:and|or)\s+|\s*\\text\s*\{\s*(?:and|or)\s*\}\s*", ",", text):
+        depth += (character in "([{") - (character in ")]}")
+        if character in ",;" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [_bare(part) for part in parts]
+
+
+def _is_a_result(given: str, gold: str) -> bool:
+    """Whether an answer is one expression, short enough to be read, that does more than repeat a task."""
+    if len(given) > MAX_EXPRESSION or "$" in given or "\\boxed" in given or _depth(given) > MAX_DEPTH:
+        return False
+    if re.search(r"\d\s+\d|\d{21}", given):  # math-verify adds `24 1` up
+        return False
+    if WORK.search(given) and not WORK.search(gold):
+        return False
+    return given.count("=") <= gold.count("=") or ("=" not in gold and NAMED.fullmatch(given) is not None)
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _latex(text: str) -> str:
+    """Signs that math-verify does not know, as LaTeX."""
+    text = re.sub(r"√\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"√\s*(\w+)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<![\\A-Za-z])(?:pi|π)(?![A-Za-z])", r"\\pi ", text)
+    return text.rstrip(".,;: ").replace("°", r"^\circ ").replace("−", "-").replace("²", "^2").replace("³", "^3")
+
+
+def _bare(text: str) -> str:
+    """A text without the marks around all of it, and without punctuation behind it."""
+    text = " ".join(text.split())
+    for _ in range(4):
+        inner = _boxed(text)
+        for wrapping in WRAPPINGS if inner is None else ():
+            if found := wrapping.fullmatch(text):
+                inner = found["inner"]
+                break
+        if inner is None:
+            stripped = text.rstrip(".,;: ") if text.endswith(("$.", "}.", "**.", "`.")) else text
+            if stripped == text:
+                break
+            inner = stripped
+        text = inner.strip()
+    return text
+
+
+def _boxed(text: str) -> str | None:
+    r"""What stands in a `\boxed{}` around all of a text."""
+    if not text.startswith("\\boxed{") or not text.endswith("}"):
+        return None
+    depth, inner = 0, text[len("\\boxed{") : -1]
+    for character in inner:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return None
+    return inner if depth == 0 else None
+
+
+def _normal(text: str) -> str:
+    """A text without what does not count."""
+    text = re.sub(r"\s*([,;:/])\s*", r"\1 ", text.casefold().replace("−", "-"))
+    text = " ".join(text.split()).strip("\"'“”‘’ ")
+    text = re.sub(r"(?<=[a-z]{2})[!?]+$", "", text.rstrip(".,;: "))
+    return re.sub(r"^(?:the|an?) (?=[a-z])", "", text)

@@ -1,0 +1,58 @@
+"""
+What the model must know of its processor: where an answer begins, and how an answer of either branch opens.
+
+`enable_thinking` is the ecosystem's word for choosing a mode in the chat template. Unset, the template renders exactly
+what the source model's renders; set, it adds the first tokens that all training answers of that mode share.
+"""
+
+import json
+import logging
+
+from ..answers import closing_token_ids, opening_text, opening_token_ids
+
+
+logger = logging.getLogger(__name__)
+
+# How the templates of the Qwen family end. Whatever stands before stays as it is.
+SOURCE_ENDING = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+ENDING = (
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is not none %}"
+    "{{ THINKING if enable_thinking else NON_THINKING }}"
+    "{% endif %}{% endif %}"
+)
+
+
+def prepare_processor(processor, config) -> None:
+    """
+    Teach a processor's chat template `enable_thinking`, and a configuration the processor's token ids. Both in place.
+
+    Args:
+        processor ([`~transformers.Qwen2_5_VLProcessor`]):
+            The source model's processor. A template whose end is not known is kept, with a warning.
+        config ([`MetisHomeConfig`]):
+            Gets `assistant_header_ids`, `end_of_turn_id`, `thinking_opening_ids`, `non_thinking_opening_ids` and
+            `thinking_closing_ids`.
+    """
+    tokenizer = processor.tokenizer
+    messages = [{"role": "user", "content": "?"}]
+    closed = processor.apply_chat_template(messages, tokenize=False)
+    opened = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    header = opened.removeprefix(closed)
+    config.assistant_header_ids = tokenizer(header, add_special_tokens=False)["input_ids"]
+    config.end_of_turn_id = tokenizer.eos_token_id
+    config.thinking_opening_ids = opening_token_ids(tokenizer, thinking=True)
+    config.non_thinking_opening_ids = opening_token_ids(tokenizer, thinking=False)
+    config.thinking_closing_ids = closing_token_ids(tokenizer)
+
+    template = processor.chat_template
+    if template.rstrip().endswith(SOURCE_ENDING):
+        # `json.dumps` gives a Jinja string literal, whatever the tokenizer's text.
+        ending = ENDING.replace("NON_THINKING", json.dumps(opening_text(tokenizer, thinking=False)))
+        ending = ending.replace("THINKING", json.dumps(opening_text(tokenizer, thinking=True)))
+        processor.chat_template = template.rstrip().removesuffix(SOURCE_ENDING) + ending
+    elif "enable_thinking" not in template:
+        logger.warning(
+            "The processor's chat template does not end like Qwen's, so it is kept as it is: `enable_thinking` is not "
+            "available. Force a branch with `generate(thinking=True)` or `False`."
+        )

@@ -1,0 +1,114 @@
+"""What a table of outcomes says about a model, as its card and the Hub take it."""
+
+from pathlib import Path
+
+from .._folders import write_whole
+from ..conversion.fingerprint import weights_fingerprint
+from ..evaluation.calibrated_model import check_same_weights
+from ..evaluation.metrics import evaluate_outcomes
+from ..evaluation.outcomes import read_outcomes
+from ..evaluation.policies import own_policy
+from ..reports.hub_results import eval_results, model_index
+from ..reports.page import decimal, known, percent
+from ..reports.report import find_outcomes, read_run
+from ..reports.statement import statement
+
+
+MODES = {"thinking": "always thinking", "non_thinking": "never thinking"}
+
+
+def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str) -> tuple[dict, dict[str, list[dict]]]:
+    """
+    Results for a card.
+
+    Args:
+        outcomes (`str` or `Path`):
+            Folder that `metis-home eval` wrote, or its `outcomes.parquet`.
+        folder (`Path`):
+            Of the model that they are about.
+        threshold (`float`):
+            The model's, by which the router decides.
+        name (`str`):
+            What the model is called in `model-index`.
+
+    Returns:
+        `tuple`: `results`, `measured` and `index` for [`~hub_templates.cards.model_card_parts`], and the files of
+        `.eval_results/`, see [`~reports.hub_results.eval_results`].
+
+    Raises:
+        FileNotFoundError: no outcomes there.
+        ValueError: outcomes of other weights.
+    """
+    path, place = find_outcomes(outcomes, "outcomes")
+    weights = weights_fingerprint(folder)
+    check_same_weights(path, weights)
+    run = read_run(place)
+    metrics = evaluate_outcomes(read_outcomes(path), threshold)
+    facts: dict = {
+        "results": {task: row(cells) for task, cells in metrics["tasks"].items()},
+        "measured": [*statement(metrics), how(run, threshold, weights)],
+        "index": model_index(metrics["tasks"], name, run.get("tasks")) or None,
+    }
+    if len(metrics["tasks"]) == 2:  # one task, and all of them
+        del facts["results"]["all"]
+    return facts, eval_results(metrics["tasks"], run.get("tasks"), threshold, run.get("date"))
+
+
+def row(cells: dict) -> dict[str, str]:
+    """Of a task: how it goes as the router decides, and with either branch alone, with 95 % intervals."""
+    policies = cells["policies"]
+    own = policies[own_policy(policies)]
+    found = {
+        "questions": f"{cells['n']:,}",
+        "accuracy": accuracy(own),
+        "thinking ratio": percent(own["thinking_ratio"]),
+        "tokens": decimal(own["tokens"]),
+    }
+    return found | {words: accuracy(policies[name]) for name, words in MODES.items() if policies.get(name)}
+
+
+def accuracy(cell: dict) -> str:
+    low, high = cell.get("interval") or (None, None)
+    interval = f" ({percent(low)} to {percent(high)})" if known(low) and known(high) else ""
+    return percent(cell["accuracy"]) + interval
+
+
+def how(run: dict, threshold: float, weights: str) -> str:
+    """One sentence on how it was measured; what `run.json` does not say is left out."""
+    arguments, model = run.get("arguments") or {}, run.get("model") or {}
+    facts = [f"threshold {threshold:.4g}"]
+    if arguments.get("max_new_tokens"):
+        facts.append(f"at most {arguments['max_new_tokens']} new tokens")
+    if "temperature" in arguments:
+        facts.append(f"temperature {arguments['temperature']:g}" if arguments["temperature"] else "greedy")
+    if model.get("dtype"):
+        facts.append(model["dtype"])
+    if (run.get("versions") or {}).get("hf-metis-home"):
+        facts.append(f"hf-metis-home {run['versions']['hf-metis-home']}")
+    date = f" on {run['date'][:10]}" if run.get("date") else ""
+    made = f"Measured with metis-home eval{date}: {', '.join(facts)}, weights {weights[:12]}."
+    return f"In percent, with 95 % intervals. {made}"
+
+
+def write_eval_results(folder: Path, files: dict[str, list[dict]]) -> list[str]:
+    """
+    Write `.eval_results/*.yaml`. Entries of other benchmarks in a file of the same name stay.
+
+    Returns:
+        `list[str]`: the paths in the folder.
+    """
+    import yaml
+
+    for name, entries in files.items():
+        path = folder / ".eval_results" / name
+        path.parent.mkdir(exist_ok=True)
+        old = (yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
+        ours = {_benchmark(entry) for entry in entries}
+        entries = [*(entry for entry in old if _benchmark(entry) not in ours), *entries]
+        write_whole(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+    return [f".eval_results/{name}" for name in files]
+
+
+def _benchmark(entry: dict) -> tuple:
+    dataset = entry.get("dataset") or {}
+    return dataset.get("id"), dataset.get("task_id")

@@ -1,0 +1,130 @@
+"""
+Results in the two forms that the Hub reads.
+
+- **model-index**, in the metadata of a model card: every figure of every task
+  (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
+- **`.eval_results/*.yaml`**, in the model's repository: one score of a benchmark, shown on the model's page and on the
+  leaderboard of the benchmark's dataset (https://huggingface.co/docs/hub/eval-results). Only for tasks whose dataset on
+  the Hub is known, since that is where a leaderboard lives.
+"""
+
+import re
+
+from ..evaluation.policies import own_policy
+from .page import decimal, known, percent
+
+
+MODES = {"router": "", "model": "", "thinking": ", always thinking", "non_thinking": ", never thinking"}
+
+
+def model_index(tasks: dict[str, dict], model_name: str, sources: dict[str, dict] | None = None) -> list[dict]:
+    """
+    The `model-index` of a model card.
+
+    Args:
+        tasks (`dict[str, dict]`):
+            `tasks` of [`~evaluation.metrics.evaluate_outcomes`].
+        model_name (`str`):
+            How the model is called.
+        sources (`dict[str, dict]`, *optional*):
+            Task to where its questions come from on the Hub: `dataset` (`owner/name`), and if they are known `config`,
+            `split` and `revision`. A task without one is listed under its own name.
+
+    Returns:
+        `list[dict]`: as [`~huggingface_hub.ModelCardData`] holds it. Values that are not known are left out.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.reports.hub_results import model_index
+
+    >>> model_index(evaluate_outcomes(outcomes, 0.5)["tasks"], "hybrid")[0]["results"][0]["metrics"][0]["type"]
+    'accuracy'
+    ```
+    """
+    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+    results = []
+    for task, cells in tasks.items():
+        if task == "all":
+            continue
+        source = (sources or {}).get(task, {})
+        where = {
+            "task_type": "image-text-to-text",
+            "dataset_type": source.get("dataset") or slug(task),
+            "dataset_name": task,
+            "dataset_config": source.get("config"),
+            "dataset_split": source.get("split"),
+            "dataset_revision": source.get("revision"),
+        }
+        for kind, name, value in _figures(cells):
+            results.append(EvalResult(**where, metric_type=kind, metric_name=name, metric_value=value))
+    return eval_results_to_model_index(model_name, results) if results else []
+
+
+def eval_results(
+    tasks: dict[str, dict], sources: dict[str, dict] | None, threshold: float | None, date: str | None = None
+) -> dict[str, list[dict]]:
+    """
+    The files of `.eval_results/`.
+
+    Args:
+        tasks (`dict[str, dict]`):
+            `tasks` of [`~evaluation.metrics.evaluate_outcomes`].
+        sources (`dict[str, dict]`, *optional*):
+            As in [`model_index`]; `benchmark_task` is the id of the task in the dataset's `eval.yaml`, by default its
+            `config` or `"default"`.
+        threshold (`float`, *optional*):
+            The router's; None for a dense model.
+        date (`str`, *optional*):
+            When the questions were answered, in ISO 8601.
+
+    Returns:
+        `dict[str, list[dict]]`: name of the file to its content. The value is the accuracy in per cent, as the router
+        decides; a benchmark may count otherwise.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    files: dict[str, list[dict]] = {}
+    for task, cells in tasks.items():
+        source = (sources or {}).get(task, {})
+        policy = own_policy(cells["policies"])
+        if task == "all" or not source.get("dataset") or policy is None:
+            continue
+        cell = cells["policies"][policy]
+        if not known(cell["accuracy"]):
+            continue
+        notes = f"n = {cells['n']}"
+        if cell.get("interval"):
+            notes += f", 95 % interval {percent(cell['interval'][0])} to {percent(cell['interval'][1])} %"
+        if policy == "router":
+            ratio = decimal(cell["thinking_ratio"], 3)
+            notes = f"router decides at threshold {threshold:g}, thinking ratio {ratio}; {notes}"
+        entry = EvalResultEntry(
+            dataset_id=source["dataset"],
+            task_id=source.get("benchmark_task") or source.get("config") or "default",
+            dataset_revision=source.get("revision"),
+            value=round(100 * cell["accuracy"], 2),
+            date=date,
+            notes=notes,
+        )
+        # Names that differ in their signs alone share a file: it is a list.
+        files.setdefault(f"{slug(task)}.yaml", []).extend(eval_result_entries_to_yaml([entry]))
+    return files
+
+
+def slug(text: str) -> str:
+    """`text` as the name of a dataset or a file may be: letters, digits, `-`, `_` and `.`, not hidden."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:96] or "task"
+
+
+def _figures(cells: dict) -> list[tuple[str, str, float]]:
+    """Type, name and value of what a model card tells of a task."""
+    figures = []
+    for policy, words in MODES.items():
+        cell = cells["policies"].get(policy) or {}
+        figures.append(("accuracy", f"accuracy{words}", cell.get("accuracy")))
+        figures.append(("tokens", f"mean generated tokens{words}", cell.get("tokens")))
+        if not words:
+            figures.append(("thinking_ratio", "thinking ratio", cell.get("thinking_ratio")))
+    return [(kind, name, round(value, 4)) for kind, name, value in figures if known(value)]

@@ -1,0 +1,229 @@
+"""The report: one file that loads nothing, keeps text as text, and shows what the table says."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from hf_metis_home.reports.report import _span, write_report
+from hf_metis_home.reports.wrong_routes import IMAGE_SIDE, LONGEST_TEXT, SAMPLES
+from tests.demo.test_report import LOADING, NASTY, Page
+from tests.reports.report_common import dense_outcome, outcome, write_folder
+
+
+ROWS = [outcome(number) for number in range(8)]
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """Writes a folder of outcomes and its report without the plots; gives the page."""
+    monkeypatch.setattr("hf_metis_home.reports.report.write_plots", lambda metrics, folder: [])
+
+    def write(rows=ROWS, questions=None, run=None, **options) -> Page:
+        folder = write_folder(tmp_path / "outcomes", rows, questions, run)
+        write_report(folder, tmp_path / "report", **options)
+        return Page((tmp_path / "report" / "report.html").read_text("utf-8"))
+
+    return write
+
+
+def test_loads_nothing(report):
+    page = report(questions={})
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed"}
+        assert all(attributes[name].startswith("data:image/") for name in LOADING & attributes.keys())
+        assert not any(name.startswith("on") for name in attributes)
+    assert "@import" not in page.text and "url(" not in page.text
+    policy = next(attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_shows_what_the_table_says(report, tmp_path):
+    page = report(threshold=0.5)
+    # The router is right about the first (thought over) and the third (direct), in each four: 50 %.
+    assert "Router 50.0" not in page.shown and "sums n = 8 50.0" in page.shown
+    for figure in ("75.0", "100 % · 30.0 tok", "0 % · 6.0 tok", "50 % · 18.0 tok"):
+        assert figure in page.shown, figure
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["tasks"]["all"]["policies"]["router"]["accuracy"] == 0.5 and results["run"] == {}
+    assert "The router thinks about 50.0 % of the questions; its answers are right on 50.0 %" in page.shown
+    assert "None: every question was answered." in page.shown
+
+
+def test_threshold_comes_from_the_flag_then_the_run_then_the_default(report):
+    assert "threshold 0.5 , the default" in report().shown
+    assert "threshold 0.85 , the model's own" in report(run={"thinking_threshold": 0.85}).shown
+    page = report(run={"thinking_threshold": 0.85}, threshold=0.15)
+    assert "threshold 0.15 , as asked for" in page.shown and "--threshold 0.15" in page.shown
+    with pytest.raises(ValueError, match=r"`threshold` is 1.5, but must be a probability"):
+        report(threshold=1.5)
+
+
+def test_stale_calibration_is_told(report):
+    assert "calibration is stale" not in report(run={"model": {"name": "m"}}).shown
+    problem = "The calibration is stale: the weights have changed since <b>2026</b>."
+    assert f"When this was evaluated: {problem}" in report(run={"model": {"calibration": problem}}).shown
+
+
+def test_samples_are_what_the_router_got_wrong(report):
+    page = report(questions={})
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 4 and all(image["class"] == "small" for image in images)
+    missed, needless = page.shown.split("Should have been thought over")[1].split("Thought over without need")
+    assert "2 of 2" in missed and "2 of 2" in needless
+    for part, numbers, probability in ((missed, (1, 5), "0.200"), (needless, (3, 7), "0.800")):
+        for number in numbers:
+            assert f"sums · {number} how much is it?" in part and f"steps {number}</think>" in part
+        assert f"probability {probability} gold 7" in part
+    assert "Thinking 30 tok ✓ right" in missed and "Non-thinking 6 tok ✗ wrong" in missed
+    assert "Thinking 30 tok ✗ wrong" in needless and "Non-thinking 6 tok ✓ right" in needless
+
+
+def test_samples_are_the_surest_of_every_task_in_turn(report):
+    needless = {"correct_non_thinking": True, "thinking_probability": 0.9}
+    rows = [outcome(number, **needless, correct_thinking=True) for number in range(20)]
+    rows += [outcome(20, **needless, correct_thinking=False), outcome(21, **needless | {"thinking_probability": 0.99})]
+    rows += [outcome(22, **needless, task="rare", correct_thinking=True)]
+    shown = report(rows).shown.split("Thought over without need")[1]
+    assert re.findall(r"(\w+) · (\d+)", shown)[:4] == [("sums", "20"), ("rare", "22"), ("sums", "21"), ("sums", "0")]
+    assert len(re.findall(r"· \d+ thinking", shown)) == SAMPLES and f"{SAMPLES} of 23" in shown
+
+
+def test_text_of_outcomes_and_questions_stays_text(report):
+    def page(text: str) -> Page:
+        fields = ("task", "subject", "text_thinking", "text_non_thinking", "error")
+        rows = [outcome(number, id=f"{number}{text}", **dict.fromkeys(fields, text)) for number in range(4)]
+        return report(rows, {"question": text, "solution": text})
+
+    plain, nasty = page("plain"), page(NASTY)
+    assert [tag for tag, _ in nasty.tags] == [tag for tag, _ in plain.tags]
+    assert nasty.shown.count(" ".join(NASTY.split())) == plain.shown.count("plain") > 20
+
+
+def test_other_text_stays_text(report, tmp_path):
+    run = {"arguments": {"model_name_or_path": NASTY, NASTY: NASTY}, NASTY: NASTY, "versions": {NASTY: [NASTY]}}
+    hostile = write_folder(tmp_path / "<img src=x onerror=alert(1)>", [dense_outcome(number) for number in range(8)])
+    page = report(run=run, baselines={NASTY: hostile})
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert page.shown.count("<script>alert(1)</script>") > 8 and "<img src=x onerror=alert(1)>" in page.shown
+
+
+def test_what_is_no_image_is_left_out(report):
+    for content in (b"<svg onload=alert(1)>", b"", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, None):
+        page = report(questions={"image": content})
+        assert "img" not in {tag for tag, _ in page.tags} and "how much is it?" in page.shown
+
+
+def test_without_run_and_questions(report):
+    page = report()
+    assert "img" not in {tag for tag, _ in page.tags} and "how much is it?" not in page.shown
+    assert "Outcomes of outcomes" in page.shown and "How it was made" in page.shown
+    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
+
+
+def test_failed_rows_are_told_with_their_reasons(report):
+    failed = {"correct_thinking": None, "tokens_thinking": None, "text_thinking": None, "seconds_thinking": None}
+    rows = [*ROWS, *(outcome(number, **failed, error="thinking: out of memory (4 GiB)") for number in (8, 9))]
+    rows.append(outcome(10, error="non_thinking: the picture is broken"))
+    page = report(rows, {})
+    assert "3 rows with an error" in page.shown
+    assert "thinking: out of memory (4 GiB) 2 sums 8" in page.shown
+    assert "non_thinking: the picture is broken 1 sums 10" in page.shown
+    assert "3 of 11 rows failed" in page.shown
+    assert not re.search(r"\b(nan|NaN)\b", page.shown)
+
+
+def test_table_of_a_dense_model(report):
+    page = report([dense_outcome(number) for number in range(8)], {})
+    assert "What the router is worth" not in page.shown and "Where the router was wrong" not in page.shown
+    assert "50 % · 18.0 tok" in page.shown
+    assert "The model's answers are right on 50.0 %" in page.shown
+    one_mode = report([dense_outcome(number, task=f"task {number % 2}") for number in range(8)])
+    assert "Model : answers as it will" in one_mode.shown and "All thinking" not in one_mode.shown
+    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
+
+
+def test_baselines(report, tmp_path):
+    dense = write_folder(tmp_path / "dense", [dense_outcome(number) for number in range(8)])
+    page = report(baselines={"mixed data": dense})
+    assert "mixed data : a dense model" in page.shown
+    assert "The dense model 'mixed data' gives" in page.shown
+    assert f"--baselines 'mixed data={dense}'" in page.shown
+
+
+def test_plot_holds_all_its_marks():
+    for shares in ([0.361, 0.929], [0.92, 0.95], [0.5], [0.0, 0.02], [0.999, 1.0], []):
+        start, end = _span(shares)
+        assert end - start > 0.199
+        assert all(start <= share <= end for share in shares) and 0 <= start < end <= 1
+
+
+def test_thirty_tasks_with_subjects(report):
+    rows = [outcome(number, task=f"task {number % 30}", subject=f"s{number % 7}") for number in range(240)]
+    page = report(rows, {})
+    assert page.shown.count("task 17") > 3 and "240 questions of 30 tasks" in page.shown
+    assert len([1 for tag, _ in page.tags if tag == "img"]) == 2 * SAMPLES
+
+
+def test_page_stays_small(report):
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (600, 600), os.urandom(600 * 600 * 3)).save(buffer, "PNG")
+    long = "<" * 50_000
+    rows = [
+        outcome(number, id=f"{number}", subject=f"subject {number}", text_thinking=long, text_non_thinking=long)
+        for number in range(40)
+    ]
+    page = report(rows, {"image": buffer.getvalue(), "question": long})
+    assert all(attributes["src"].startswith("data:image/jpeg") for tag, attributes in page.tags if tag == "img")
+    assert len(page.text) < 100_000 + 2 * SAMPLES * (4 * 3 * (LONGEST_TEXT + 100) + 4 * IMAGE_SIDE**2)
+    assert "47,000 characters left out" in page.shown
+
+
+def test_wrong_paths_say_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`outcomes` is .*nowhere', which does not exist. Give the folder"):
+        write_report(tmp_path / "nowhere", tmp_path / "report")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no outcomes.parquet"):
+        write_report(tmp_path / "empty", tmp_path / "report")
+    folder = write_folder(tmp_path / "outcomes", ROWS)
+    with pytest.raises(FileNotFoundError, match="`baselines` is .*nowhere'"):
+        write_report(folder, tmp_path / "report", baselines={"dense": tmp_path / "nowhere"})
+    (folder / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json' is no JSON"):
+        write_report(folder, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_report_of_an_evaluation_that_is_not_finished_names_its_final_place(tmp_path):
+    folder = write_folder(tmp_path / ".out.partial", ROWS, run={"arguments": {"output_dir": "runs/out"}})
+    write_report(folder, folder)
+    page = Page((folder / "report.html").read_text("utf-8"))
+    assert "metis-home report --outcomes runs/out --output_dir report" in page.shown
+    assert ".partial" not in page.shown and (folder / "outcomes.parquet").is_file()
+
+
+def test_parquet_alone_will_do(tmp_path):
+    folder = write_folder(tmp_path / "outcomes", ROWS, run={"thinking_threshold": 0.85})
+    found = write_report(folder / "outcomes.parquet", tmp_path / "report")
+    assert found["threshold"] == 0.85
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium to draw the page")
+def test_browser_draws_it_light_and_dark(report, tmp_path):
+    report(questions={})
+    page, corners = (tmp_path / "report" / "report.html").as_uri(), {}
+    for scheme, number in (("dark", 0), ("light", 1)):
+        picture = tmp_path / f"{scheme}.png"
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+        options += [f"--blink-settings=preferredColorScheme={number}", "--window-size=600,2000"]
+        command = ["chromium", *options, f"--screenshot={picture}", page]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        with Image.open(picture) as image:
+            corners[scheme] = image.convert("L").getpixel((2, 2))
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 100  # text and plots, not a blank page
+    assert corners["dark"] < 50 and corners["light"] > 200
