@@ -1,0 +1,42 @@
+"""Which versions a result was made with."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+
+PACKAGES = (
+    "hf-metis-home",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "huggingface-hub",
+    "math-verify",
+    "vllm",
+)
+
+
+def versions() -> dict[str, str]:
+    """
+    Python and the installed ones of the packages that results depend on. Imports none of them.
+
+    Returns:
+        `dict[str, str]`: name to version.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home._versions import versions
+
+    >>> versions()["transformers"]
+    ```
+    """
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
