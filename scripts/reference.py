@@ -34,12 +34,10 @@ SECTION = re.compile(r"^(Args|Parameters|Returns|Yields|Raises|Example):$")
 
 
 def packages() -> list[str]:
-    """The public packages inside this one, which have an `__all__`."""
-    found = [module.name for module in pkgutil.iter_modules(hf_metis_home.__path__) if module.ispkg]
+    """The public packages inside this one: those with an `__all__` or an entry in `MORE`."""
+    found = [name for _, name, ispkg in pkgutil.iter_modules(hf_metis_home.__path__) if ispkg]
     return [
-        name
-        for name in found
-        if name in MORE or getattr(importlib.import_module(f"hf_metis_home.{name}"), "__all__", None)
+        name for name in found if name in MORE or hasattr(importlib.import_module(f"hf_metis_home.{name}"), "__all__")
     ]
 
 
@@ -88,7 +86,7 @@ def _page(package: str, members: list, links: dict) -> str:
     links = {name: link.removeprefix(f"{package}.md") for name, link in links.items()}
     parts = [f"# hf_metis_home.{package}", _prose(inspect.cleandoc(module.__doc__), links)]
     for name, thing in members:
-        home = module.__name__ if name in module.__all__ else thing.__module__
+        home = module.__name__ if name in getattr(module, "__all__", []) else thing.__module__
         parts += [f"## {name}", *_entry(thing, links, f"from {home} import {name}\n\n\n")]
         if not inspect.isclass(thing):
             continue

@@ -12,8 +12,8 @@ from hf_metis_home.data.dataset_folder import write_dataset_folder
 from hf_metis_home.publishing import checks
 
 from .conversion.common import save_dense
-from .evaluation.report_common import outcome, write_folder
 from .publishing.hub_server import hub  # noqa: F401  a fixture
+from .reports.report_common import outcome, write_folder
 from .trainers.common import make_rows
 
 

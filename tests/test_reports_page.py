@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_metis_home.cli import main
 from hf_metis_home.reports import report, wrong_routes
 
-from .evaluation.report_common import dense_outcome, outcome, write_folder
+from .reports.report_common import dense_outcome, outcome, write_folder
 
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reports.md").read_text()

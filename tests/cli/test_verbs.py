@@ -35,7 +35,7 @@ def test_demo_names_the_extra_that_it_lacks(demo_calls, monkeypatch, capsys):
     monkeypatch.setattr("hf_metis_home._extras.find_spec", lambda name: None if name == "easy_vqa" else name)
     assert main(["demo"]) == 2 and demo_calls == []
     assert "easy_vqa is not installed" in (printed := capsys.readouterr().err)
-    assert "pip install 'hf-metis-home[lab]'" in printed
+    assert "pip install 'hf-metis-home[demo]'" in printed
 
 
 def test_demo_writes_to_a_new_folder_unless_told(demo_calls):

@@ -7,7 +7,7 @@ import pytest
 from hf_metis_home.answers import parse_completion
 from hf_metis_home.conversion import save_hub_folder
 from hf_metis_home.evaluation import answer_rows
-from tests.evaluation import test_accuracy
+from tests.evaluation import test_answering as test_accuracy
 from tests.evaluation.test_answering import ROWS
 
 

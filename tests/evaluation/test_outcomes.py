@@ -18,7 +18,7 @@ from hf_metis_home.evaluation.outcomes import (
     write_outcomes,
 )
 from hf_metis_home.evaluation.row_checks import questions_of
-from tests.evaluation import test_accuracy
+from tests.evaluation import test_answering as test_accuracy
 from tests.evaluation.test_answering import ROWS, row
 from tests.fixtures_text import tiny_word_level
 
@@ -86,7 +86,7 @@ def test_samples(hybrid):
 
 
 def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
-    from hf_metis_home.evaluation import accuracy
+    from hf_metis_home.evaluation import answering as accuracy
 
     texts = iter(["<think>a</think><answer> 4 </answer>", "<answer>5</answer>", "no answer", "<answer>4</answer>"] * 2)
     rows = [row("is it")] * 4  # of one length, so that they are asked in their order

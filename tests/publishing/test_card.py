@@ -14,8 +14,8 @@ from hf_metis_home.evaluation.outcomes import write_outcomes
 from hf_metis_home.publishing import update_card
 
 from ..conversion.test_validate import edit_config
-from ..evaluation.report_common import outcome, write_folder
 from ..evaluation.test_calibration import smooth, table
+from ..reports.report_common import outcome, write_folder
 
 
 SOURCES = {"sums": {"dataset": "owner/sums", "config": "hard", "split": "test"}}

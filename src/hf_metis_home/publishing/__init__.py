@@ -3,7 +3,7 @@
 from importlib import import_module
 
 
-_EXPORTS = {"plan_push": "push", "push_model": "push", "update_card": "update"}
+_EXPORTS = {"plan_push": "push", "push_model": "push", "update_card": "card_update"}
 __all__ = [*_EXPORTS]
 
 

@@ -1,0 +1,1 @@
+"""What is shown of an evaluation: sentences, figures, an HTML page, and results for the Hub."""
