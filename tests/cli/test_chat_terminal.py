@@ -142,12 +142,12 @@ def test_no_color(terminal, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--thinking_threshold", "2"], "`--thinking_threshold` is 2.0, but is compared with a probability"),
-        (["--max_new_tokens", "0"], "`--max_new_tokens` is 0, but must be at least 1"),
-        (["--temperature", "-1"], "`--temperature` is -1.0, but must be 0 or above"),
+        (["--thinking_threshold", "2"], "`--thinking_threshold` is '2', but must be less than or equal to 1"),
+        (["--max_new_tokens", "0"], "`--max_new_tokens` is '0', but must be greater than 0"),
+        (["--temperature", "-1"], "`--temperature` is '-1', but must be greater than or equal to 0"),
         (["--images", "nowhere.png"], "'nowhere.png' is not a file"),
-        (["--mode", "guess"], "`--mode` is 'guess', but must be one of auto, think, direct"),
-        (["--treshold", "1"], "there is no --treshold"),
+        (["--mode", "guess"], "`--mode` is 'guess', but must be 'auto', 'think' or 'direct'"),
+        (["--treshold", "1"], "unknown flag --treshold"),
     ],
 )
 def test_wrong_calls_end_before_the_model_is_loaded(monkeypatch, capsys, flags, message):

@@ -10,50 +10,38 @@ Answers to the lines of a file, without their thoughts:
 Lines that begin with a slash are commands; /help lists them.
 """
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from ._arguments import UsageError
-from ._run import run_verb
+from ._arguments import UsageError, flag
+from ._run import verb
 
 
 @dataclass
 class ChatArguments:
-    model_name_or_path: str = field(metadata={"help": "two-branch or dense model, folder or Hub id"})
-    model_revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of the Hub repository (default: the newest)"}
+    model_name_or_path: str = flag("two-branch or dense model, folder or Hub id")
+    model_revision: str | None = flag("branch, tag or commit of the Hub repository (default: the newest)", None)
+    mode: Literal["auto", "think", "direct"] = flag("who decides: the router, or you for one branch", "auto")
+    thinking_threshold: float | None = flag(
+        "think where the router's probability is at least this (default: the model's)", None
     )
-    mode: Literal["auto", "think", "direct"] = field(
-        default="auto", metadata={"help": "who decides: the router, or you for one branch"}
+    enable_thinking: bool | None = flag(
+        "let the chat template begin the answers: true thinking ones, false direct ones", None
     )
-    thinking_threshold: float | None = field(
-        default=None,
-        metadata={"help": "think where the router's probability is at least this (default: the model's)"},
-    )
-    enable_thinking: bool | None = field(
-        default=None,
-        metadata={"help": "let the chat template begin the answers: true thinking ones, false direct ones"},
-    )
-    images: list[str] | None = field(default=None, metadata={"help": "pictures for the first question"})
-    system_prompt: str | None = field(default=None, metadata={"help": "in place of the chat template's own"})
-    max_new_tokens: int = field(default=2048, metadata={"help": "longest answer in tokens"})
-    max_thinking_tokens: int | None = field(
-        default=None, metadata={"help": "budget: a thought that gets longer is closed, and the answer follows"}
-    )
-    temperature: float = field(default=0.0, metadata={"help": "0 answers greedily"})
-    seed: int = field(default=0, metadata={"help": "seed of the sampling"})
-    fold: bool = field(default=False, metadata={"help": "do not show thoughts"})
-    dtype: str = field(default="auto", metadata={"help": "type in which the weights are loaded"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "let a repository run its own code"})
+    images: list[str] | None = flag("pictures for the first question", None)
+    system_prompt: str | None = flag("in place of the chat template's own", None)
+    max_new_tokens: int = flag("longest answer in tokens", 2048)
+    max_thinking_tokens: int | None = flag("budget: a thought that gets longer is closed, and the answer follows", None)
+    temperature: float = flag("0 answers greedily", 0.0)
+    seed: int = flag("seed of the sampling", 0)
+    fold: bool = flag("do not show thoughts", False)
+    dtype: str = flag("type in which the weights are loaded", "auto")
+    trust_remote_code: bool = flag("let a repository run its own code", False)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home chat`. Takes the flags, gives the exit code."""
-    return run_verb("chat", ChatArguments, _chat, argv, __doc__)
-
-
-def _chat(arguments: ChatArguments) -> None:
+@verb
+def main(arguments: ChatArguments) -> None:
+    """Run `metis-home chat`."""
     _check(arguments)
     from ._chat_commands import Commands, open_image
     from ._terminal import Screen
@@ -116,4 +104,4 @@ def _branch_flags(arguments: ChatArguments) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
