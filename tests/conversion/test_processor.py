@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from hf_metis_home.answers import render_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.conversion import prepare_processor
 from hf_metis_home.modeling import MetisHomeConfig
 
@@ -64,7 +64,7 @@ def test_forced_opening_is_token_equal_to_training_rows(prepared, thinking, answ
     _, processor, config = prepared
     messages = CONVERSATIONS["plain"]
     prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    completion = render_completion(answer if thinking else None, answer)
+    completion = AnswerFormat().render(answer if thinking else None, answer)
     # A trainer tokenises prompt and completion apart; a user tokenises prompt and opening together.
     tokenizer = processor.tokenizer
     row = tokenizer(prompt)["input_ids"] + tokenizer(completion)["input_ids"]
