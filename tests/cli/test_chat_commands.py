@@ -47,7 +47,11 @@ def test_one_question_per_line(chat):
 
 def test_folded(chat):
     out, err = chat("7 - 3?", "/unfold", "/fold", answers=(THOUGHT,), folded=True)
-    assert out == "it is 4\n│ 7 - 3\n│ = 4\n" and "thinking; /unfold shows the thought" in err and "thoughts are hidden" in err
+    assert (
+        out == "it is 4\n│ 7 - 3\n│ = 4\n"
+        and "thinking; /unfold shows the thought" in err
+        and "thoughts are hidden" in err
+    )
 
 
 def test_modes(chat):

@@ -54,6 +54,22 @@ def test_the_router_decides_as_it_does_in_generate():
     assert seen[0] is True and seen[-1] is False
 
 
+@pytest.mark.parametrize("options", [{}, {"thinking": True}, {"enable_thinking": False}])
+def test_a_question_costs_one_pass_of_the_vision_tower_and_one_rendering(monkeypatch, options):
+    model, processor = hybrid()
+    passes, renderings = [], []
+    render = processor.apply_chat_template
+    monkeypatch.setattr(
+        processor, "apply_chat_template", lambda *given, **more: renderings.append(given) or render(*given, **more)
+    )
+    hook = model.model.visual.register_forward_hook(lambda *given: passes.append(given))
+    try:
+        assert make(**options).ask("what colour?", red()).tokens
+    finally:
+        hook.remove()
+    assert (len(passes), len(renderings)) == (1, 1)
+
+
 @pytest.mark.parametrize("thinking", [True, False])
 def test_you_decide(thinking):
     turn = make(thinking=thinking).ask("what colour?")

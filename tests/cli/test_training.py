@@ -1,6 +1,7 @@
 """`metis-home sft` and `grpo` from the command line to the folder that they write."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -135,15 +136,23 @@ def test_help_does_not_load_trl(verb):
     assert time.perf_counter() - started < 20
 
 
-@pytest.mark.slow
-def test_under_torchrun(folder, tmp_path):
-    """What `accelerate launch` runs: the verb's module, one process per device."""
-    import os
+TORCHRUN = "torch.distributed.run --standalone --nproc_per_node 2 -m hf_metis_home.cli.sft".split()
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        (TORCHRUN, []),
+        (["hf_metis_home.cli", "sft"], ["--num_processes", "2"]),
+        (["hf_metis_home.cli.sft"], ["--accelerate_config", "ddp", "--num_processes", "2"]),
+    ],
+    ids=["torchrun", "num_processes", "accelerate_config"],
+)
+def test_two_processes(folder, tmp_path, command, more):
+    given = flags(folder, tmp_path / "out", "--per_device_train_batch_size", "2", *more)
     env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    given = flags(folder, tmp_path / "out", "--per_device_train_batch_size", "2")
-    done = subprocess.run([*command, "hf_metis_home.cli.sft", *given], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-m", *command, *given], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Wrote the model after 2 steps") == 1
     assert json.loads((tmp_path / "out/run.json").read_text())["processes"] == 2
