@@ -86,10 +86,16 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
         namespace, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UsageError(f"`{error.argument_name}`: {error.message}. See {prog} --help.") from None
-    given = vars(namespace)
-    errors = [_unknown_word(unknown, index, [*fields, "config"], prog) for index in range(len(unknown))]
+    given, errors = vars(namespace), []
+    for index, word in enumerate(unknown):
+        if word.startswith("-"):
+            name = word.split("=")[0]
+            hint = _hint(name.lstrip("-"), [*fields, "config"], "--") or f" See {prog} --help."
+            errors.append(f"unknown flag {name}.{hint}")
+        elif index == 0 or not unknown[index - 1].startswith("-"):  # otherwise it is the value of an unknown flag
+            errors.append(f"unexpected positional argument {word!r}. Every value follows a --flag.")
 
-    # The YAML file below them.
+    # The YAML file, which they override.
     values: dict[str, Any] = {}
     path = given.pop("config")
     for name, value in (read_yaml(path) if path is not None else {}).items():
@@ -101,6 +107,7 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
             errors.append(f"{path}: unknown key {name!r}.{_hint(str(name), list(fields))}")
     values |= given
 
+    # The values, as the types of their fields.
     for name, field in fields.items():
         if name in values:
             try:
@@ -110,7 +117,7 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
                 errors.append(f"`--{name}` is {values[name]!r}, but {reason}.")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             errors.append(f"`--{name}` is required: {field.metadata['help']}.")
-    if errors := [error for error in errors if error]:
+    if errors:
         raise UsageError("\n".join(errors))
     return values
 
@@ -157,11 +164,9 @@ def _parser(fields: dict, types_of: dict, prog: str, description: str) -> argpar
         shape: dict[str, Any] = {"metavar": getattr(first, "__name__", "value").upper()}
         if get_origin(first) is Literal:
             shape = {"metavar": "{" + ",".join(map(str, get_args(first))) + "}"}
-        elif str in alternatives:
-            shape = {"metavar": "TEXT"}
-        elif get_origin(first) is list:  # a flag that is given twice adds its words
+        elif get_origin(first) is list and str not in alternatives:  # a flag that is given twice adds its values
             shape = {"metavar": "VALUE", "nargs": "+", "action": "extend"}
-        elif bool in alternatives:
+        elif bool in alternatives and str not in alternatives:
             shape = {"metavar": "true|false", "nargs": "?", "const": True}
         parser.add_argument(f"--{name}", help=_help(field), default=argparse.SUPPRESS, **shape)
     return parser
@@ -194,17 +199,6 @@ def _converted(value: Any, kind: Any):
     # Digits are text where text is wanted. TRL's fields may have classes that pydantic does not know.
     config = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
     return TypeAdapter(kind, config=config).validate_python(value)
-
-
-def _unknown_word(words: list[str], index: int, known: list[str], prog: str) -> str | None:
-    """What is wrong with one of the words that argparse did not take."""
-    word = words[index]
-    if word.startswith("-"):
-        name = word.split("=")[0]
-        return f"unknown flag {name}.{_hint(name.lstrip('-'), known, '--') or f' See {prog} --help.'}"
-    if index and words[index - 1].startswith("-"):
-        return None  # the value of an unknown flag
-    return f"unexpected positional argument {word!r}. Every value follows a --flag."
 
 
 def _hint(name: str, known: list[str], dashes: str = "") -> str:

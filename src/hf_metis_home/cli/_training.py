@@ -76,17 +76,13 @@ def run_training(
         if several and not arguments.dry_run and LAUNCHED not in os.environ and "WORLD_SIZE" not in os.environ:
             use_cpu = values.get("use_cpu", False)
             return launch(verb, argv, arguments.num_processes, arguments.accelerate_config, use_cpu)
-        return function(arguments, *configurations(classes[1:], values))
+        try:
+            configs = [make_arguments(each, values) for each in classes[1:]]
+        except (ValueError, TypeError) as error:  # of a configuration that checks itself
+            raise UsageError(str(error)) from error
+        return function(arguments, *configs)
 
     return report_errors(prog, run)
-
-
-def configurations(classes: list[type], values: dict) -> list:
-    """Instances of TRL's classes. Raises `UsageError` where they refuse a value."""
-    try:
-        return [make_arguments(each, values) for each in classes]
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
 
 
 def load_data(arguments: RunArguments, config):

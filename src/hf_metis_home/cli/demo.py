@@ -44,12 +44,13 @@ def main(arguments: DemoArguments) -> None:
     from .._extras import require_extra
 
     require_extra("demo", "trl", "datasets", "math_verify", "easy_vqa", "sklearn", "matplotlib")
+    default = Path("runs/method" if arguments.stages == "all" else "runs/demo")
+    output_dir = _free_folder(default) if arguments.output_dir is None else Path(arguments.output_dir)
     if arguments.stages == "all":
-        _method(arguments)
+        _method(arguments, output_dir)
         return
     from ..demo.plain_demo import run_demo
 
-    output_dir = _free_folder(Path("runs/demo")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
     print()
     print_sentences(results["statement"])
@@ -59,10 +60,9 @@ def main(arguments: DemoArguments) -> None:
     )
 
 
-def _method(arguments: DemoArguments) -> None:
+def _method(arguments: DemoArguments, output_dir: Path) -> None:
     from ..demo.method_demo import COLUMNS, INTERVALS, TABLES, rows_of, run_method_demo
 
-    output_dir = _free_folder(Path("runs/method")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_method_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
     for name, (title, _) in TABLES.items():
         print_table([title, *COLUMNS.values(), "thinking", "tokens"], rows_of(results, name))

@@ -17,6 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from ._arguments import flag
 from ._run import verb
 
@@ -58,7 +60,7 @@ def main(arguments: PushArguments) -> int:
     if plan.failed:
         print(f"{len(plan.failed)} of {len(plan.checks)} checks failed. Nothing was uploaded.")
         return 1
-    size = f"{len(plan.files)} files, {_size(sum(plan.files.values()))}"
+    size = f"{len(plan.files)} files, {decimal(sum(plan.files.values()))}"
     if arguments.dry_run:
         print(f"All checks passed: {size}. Nothing was uploaded. Next: run it without --dry_run.")
         return 0
@@ -94,19 +96,13 @@ def _loads(kind: str, folder: Path, repo_id: str, commit: str) -> str:
 def _print_files(plan) -> None:
     if plan.files:
         width = max(map(len, plan.files))
-        print(f"Files, {_size(sum(plan.files.values()))}:")
+        print(f"Files, {decimal(sum(plan.files.values()))}:")
         for name, size in plan.files.items():
-            print(f"  {name:<{width}}  {_size(size):>9}")
+            print(f"  {name:<{width}}  {decimal(size):>9}")
     if plan.left_out:
         print("Left out:")
         for name, reason in plan.left_out.items():
             print(f"  {name}: {reason}")
-
-
-def _size(count: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(count)
 
 
 if __name__ == "__main__":

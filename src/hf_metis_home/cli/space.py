@@ -36,16 +36,24 @@ class SpaceArguments:
 def main(arguments: SpaceArguments) -> None:
     """Run `metis-home space`."""
     from .._folders import check_output_dir
+    from ..conversion.checkpoint import HYBRID, model_type_of
     from ..hub_templates import write_space
     from ..hub_templates.spaces import COMMIT, GRADIO
 
-    name, revision = arguments.model_name_or_path, arguments.model_revision
+    name, revision, model_type = arguments.model_name_or_path, arguments.model_revision, HYBRID
     check_output_dir(arguments.output_dir)
     is_folder = Path(name).is_dir()
     if is_folder:
-        _check_folder(name)
+        model_type = model_type_of(name)
     elif not COMMIT.fullmatch(revision or ""):
-        revision = _newest_commit(name, revision)
+        found = _on_the_hub(name, revision)
+        revision, model_type = found.sha, (found.config or {}).get("model_type", HYBRID)
+    if model_type != HYBRID:
+        what = "has no config.json" if model_type is None else f"is a {model_type!r} model"
+        raise UsageError(
+            f"`--model_name_or_path` is {name!r}, which {what}. A Space needs a two-branch model. Create one with "
+            "metis-home upcycle."
+        )
     write_space(name, arguments.output_dir, revision=revision, title=arguments.title, license=arguments.license)
     pinned = "" if is_folder else f", pinned to {revision}"
     print(f"Wrote a Space for {name}{pinned}, to {arguments.output_dir}.")
@@ -55,36 +63,17 @@ def main(arguments: SpaceArguments) -> None:
     print(f"Next: pip install gradio=={GRADIO}, run python {app}, and open the address that it prints.")
 
 
-def _check_folder(name: str) -> None:
-    from ..conversion.checkpoint import HYBRID, model_type_of
-
-    if (found := model_type_of(name)) != HYBRID:
-        what = "has no config.json" if found is None else f"holds a model of type {found!r}"
-        raise UsageError(
-            f"`--model_name_or_path` is {name!r}, which {what}. A Space needs a two-branch model. Create one with "
-            "metis-home upcycle."
-        )
-
-
-def _newest_commit(name: str, revision: str | None) -> str:
-    """The newest commit of a Hub repository's branch or tag, by default of its main branch."""
+def _on_the_hub(name: str, revision: str | None):
+    """What the Hub knows about a repository's branch or tag, by default about its main branch."""
     from huggingface_hub import HfApi
 
-    from ..conversion.checkpoint import HYBRID
-
     try:
-        found = HfApi().model_info(name, revision=revision)
+        return HfApi().model_info(name, revision=revision)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"`--model_name_or_path` is {name!r}, which is not a folder, and the Hub does not name its newest commit "
             f"of {revision or 'main'}: {error}\nGive a folder, or the commit with --model_revision."
         ) from error
-    model_type = (found.config or {}).get("model_type", HYBRID)
-    if model_type != HYBRID:
-        raise UsageError(
-            f"`--model_name_or_path` is {name!r}, a {model_type!r} model. A Space needs a two-branch model."
-        )
-    return found.sha
 
 
 if __name__ == "__main__":
