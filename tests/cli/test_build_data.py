@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
             ["--model_revision", "v1", "--endpoint", "http://localhost:8000/v1"],
             "the server at `--endpoint` has loaded its own",
         ),
-        (["--endpoint", "nowhere"], "`endpoint` is 'nowhere', which is no address"),
+        (["--endpoint", "nowhere"], "`endpoint` is 'nowhere', but must be an address"),
         (["--dataset", "missing.jsonl"], "`dataset` is 'missing.jsonl', which could not be read"),
         (
             ["--model_name_or_path", "missing/model"],

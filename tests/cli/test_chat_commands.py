@@ -127,7 +127,7 @@ def test_save(chat, tmp_path):
     hostile = "<think>\x1b]0;title\x07</think><answer>```\n<script>\x9b\u202e</script></answer>"
     lines = ("/image red.png", "7 - 3?", "why?", "/save talk.json", "/save talk.md", "/save talk.json")
     out, err = chat(*lines, answers=(THOUGHT, hostile), thinking=True)
-    assert err.splitlines()[-1] == "wrote 2 turns to talk.json"
+    assert err.splitlines()[-1] == "saved the conversation to talk.json"
     saved = json.loads((tmp_path / "talk.json").read_text("utf-8"))
     first, second = saved["turns"]
     assert saved["model_name_or_path"] == "my-model" and first["images"] == ["red.png"] and second["images"] == []

@@ -101,7 +101,7 @@ def test_a_talk(terminal, tmp_path):
     assert re.sub("\x1b\\[2m|\x1b\\[0m", "", shown).count("│ 7 - 3 = 4\r\nit is 4 \\u001b[2J\r\n") == 1
     here.type("/fold\n/unfold\n/save talk.md\n")
     here.until("thoughts are hidden")
-    assert "7 - 3 = 4" in here.until("wrote 1 turn to talk.md")
+    assert "7 - 3 = 4" in here.until("saved the conversation to talk.md")
     here.until("> ")  # keys are read again
     here.type("\x04")  # Ctrl-D
     assert here.close() == 0

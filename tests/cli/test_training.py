@@ -66,7 +66,7 @@ def test_grpo(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--rewards", "accurate"], "may have accuracy, format"),
+        (["--rewards", "accurate"], "`--rewards` is .'accurate'., but must be 'accuracy', 'format'"),
         (["--rollout_branch", "both", "--num_generations", "3"], "must be divisible|must be even"),
         ([], "`rollout_branch` is not given"),
         (["--rollout_branch", "left"], "must be 'thinking', 'non_thinking', 'both' or 'router'"),

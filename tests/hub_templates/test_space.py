@@ -140,7 +140,7 @@ def test_the_newest_commit_is_asked_for(tmp_path, monkeypatch, capsys):
 def test_offline_the_commit_has_to_be_named(tmp_path, capsys):
     assert main(["space", "--model_name_or_path", "me/hybrid", "--output_dir", str(tmp_path / "space")]) == 2
     printed = capsys.readouterr().err
-    assert "the Hub does not say at which commit" in printed and "or the commit with --model_revision" in printed
+    assert "the Hub does not name its newest commit" in printed and "or the commit with --model_revision" in printed
 
 
 @pytest.mark.parametrize("config", [None, {"model_type": "qwen2_5_vl"}])

@@ -1,7 +1,7 @@
 """
 `metis-home <verb>`: dispatches to one module per verb, which is imported only when it is asked for.
 
-A verb's module runs alone too: `python -m hf_metis_home.cli.upcycle --help`.
+A verb's module can also be run: `python -m hf_metis_home.cli.upcycle --help`.
 """
 
 import sys

@@ -180,14 +180,14 @@ def _help(field: dataclasses.Field) -> str:
 
 
 def _alternatives(kind: Any) -> list:
-    """What a field may hold, but for None and conditions: `[int]` for `Annotated[int, Gt(0)] | None`."""
+    """What a field may hold, without None and conditions: `[int]` for `Annotated[int, Gt(0)] | None`."""
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     plain = [get_args(member)[0] if get_origin(member) is Annotated else member for member in members]
     return [member for member in plain if member is not types.NoneType]
 
 
 def _converted(value: Any, kind: Any):
-    """`value`, text from the command line or whatever YAML made of it, as `kind`."""
+    """`value`, text from the command line or a value from YAML, as `kind`."""
     alternatives = _alternatives(kind)
     if str not in alternatives:
         if value in ("none", "null") and types.NoneType in get_args(kind):
@@ -196,7 +196,7 @@ def _converted(value: Any, kind: Any):
             value = str(value)  # pydantic reads true as the number 1
         if get_origin(alternatives[0]) is list and isinstance(value, str):
             value = [value]
-    # Digits are text where text is wanted. TRL's fields may have classes that pydantic does not know.
+    # A number in YAML may be meant as text. TRL's fields may have classes that pydantic does not know.
     config = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
     return TypeAdapter(kind, config=config).validate_python(value)
 

@@ -101,9 +101,8 @@ class Commands:
         needed, _ = COMMANDS[name]
         if bool(needed) != bool(argument):
             raise ValueError(f"{name} needs {needed}: {name} {needed}" if needed else f"{name} takes no argument.")
-        if name in MODES or name == "/threshold":
-            if not self.conversation.two_branch:
-                raise ValueError("this is a dense model, which has one branch and no router.")
+        if name in (*MODES, "/threshold") and not self.conversation.two_branch:
+            raise ValueError("this is a dense model, which has one branch and no router.")
         if name in MODES:
             self.conversation.thinking = MODES[name]
             self.screen.note(self._who_decides())
@@ -136,8 +135,7 @@ class Commands:
             raise ValueError(f"{str(path)!r} already exists and is not from this chat. Choose another name.")
         write_conversation(self.conversation, self.model_name, path)
         self.saved.add(path.resolve())
-        count = len(self.conversation.turns)
-        self.screen.note(f"wrote {count} {'turn' if count == 1 else 'turns'} to {path}")
+        self.screen.note(f"saved the conversation to {path}")
 
     def _fold(self) -> None:
         self.folded = True
@@ -247,6 +245,6 @@ def _set_up_line_editing() -> None:
 def _completions(line: str, word: str) -> list[str]:
     """Completions of `word`, the last one of `line`."""
     if line.startswith(("/image ", "/save ")):
-        found = sorted(glob.glob(glob.escape(os.path.expanduser(word)) + "*"))
-        return [path + os.sep if os.path.isdir(path) else path for path in found]
+        paths = sorted(glob.glob(glob.escape(os.path.expanduser(word)) + "*"))
+        return [path + os.sep if os.path.isdir(path) else path for path in paths]
     return [name for name in COMMANDS if name.startswith(word)] if line.startswith("/") else []

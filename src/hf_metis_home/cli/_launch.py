@@ -24,7 +24,7 @@ def launch(verb: str, argv: list[str], num_processes: int | None, accelerate_con
         accelerate_config (`str`, *optional*):
             Name of one of the configs of this package, or a file. Without one every process has the whole model.
         use_cpu (`bool`):
-            Whether to train on the CPU. It is used too where there is no GPU or `ACCELERATE_USE_CPU` is set.
+            Whether to train on the CPU, as also without GPUs or with `ACCELERATE_USE_CPU`.
 
     Returns:
         `int`: exit code of the first process that failed, or 0.

@@ -42,7 +42,7 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
     from ..conversion.fingerprint import calibration_problem
     from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
 
-    # Always given, because transformers asks on the terminal where it is not.
+    # Always given, because otherwise transformers asks on the terminal.
     source = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     if revision is not None and Path(name).is_dir():
         raise ValueError(

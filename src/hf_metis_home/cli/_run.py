@@ -48,7 +48,7 @@ def verb(function: Callable[[Any], int | None]) -> Callable[..., int]:
 def report_errors(prog: str, function: Callable[[], int | None]) -> int:
     """
     Run `function` and return the exit code. An error that the package raised becomes one message without a traceback
-    (with it where the environment variable `METIS_HOME_DEBUG` is 1); other exceptions pass through.
+    (with one if the environment variable `METIS_HOME_DEBUG` is 1); other exceptions pass through.
     """
     leave_out_remarks()
     try:
@@ -87,7 +87,7 @@ def print_sentences(sentences: Iterable[str]) -> None:
 
 
 def print_table(columns: list[str], rows: Iterable[list[str]], title: str | None = None) -> None:
-    """A table whose columns, except the first, are figures. Without a terminal no line is shortened."""
+    """A table of figures, with labels in the first column. Without a terminal, no line is shortened."""
     from rich.console import Console
     from rich.table import Table
 

@@ -30,7 +30,7 @@ def visible(text: str) -> str:
     'red: \\\\u001b[31m'
     ```
     """
-    return CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 class Screen:

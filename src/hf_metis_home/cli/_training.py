@@ -20,7 +20,7 @@ from ._run import report_errors
 
 @dataclass
 class RunArguments:
-    """The flags of both verbs beside the fields of their configurations."""
+    """The flags of both verbs besides the fields of their configurations."""
 
     model_name_or_path: str = flag("model to train: folder or Hub id")
     dataset_name: list[str] = flag("training rows: files, folders or Hub ids")
@@ -39,7 +39,7 @@ def run_training(
     verb: str, arguments_class: type, config_name: str, function: Callable, argv: list[str] | None, description: str
 ) -> int:
     """
-    Run a training verb, in several processes where its flags say so.
+    Run a training verb, in several processes if its flags say so.
 
     Args:
         verb (`str`):
@@ -47,7 +47,7 @@ def run_training(
         arguments_class (`type`):
             Dataclass of the verb's own flags.
         config_name (`str`):
-            Class in `hf_metis_home.trainers` whose fields are flags too.
+            Class in `hf_metis_home.trainers`; its fields are flags too.
         function (`Callable`):
             Takes the arguments, the configuration and TRL's `ModelConfig`.
         argv (`list[str]`, *optional*):
@@ -86,7 +86,7 @@ def run_training(
 
 
 def load_data(arguments: RunArguments, config):
-    """Training rows, mixed by weight where there are several datasets, and evaluation rows where they are wanted."""
+    """Training rows, mixed by weight, and evaluation rows (None without `eval_strategy`)."""
     from datasets import concatenate_datasets
 
     from ..data.loading import load_rows

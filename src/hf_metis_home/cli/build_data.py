@@ -124,10 +124,7 @@ def _local_model(arguments: BuildDataArguments, sampling: dict):
     from ._models import load_model
 
     name, revision = arguments.model_name_or_path, arguments.model_revision
-    try:
-        model, processor = load_model(name, arguments.dtype, arguments.trust_remote_code, revision)
-    except ValueError as error:
-        raise ValueError(f"{error} Or give the --endpoint of a server that has the model.") from error
+    model, processor = load_model(name, arguments.dtype, arguments.trust_remote_code, revision)
     name = name if revision is None else f"{name}@{revision}"
     return ModelRollouts(model, processor, name, batch_size=arguments.batch_size, **sampling)
 

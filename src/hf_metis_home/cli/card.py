@@ -22,7 +22,7 @@ class CardArguments:
     base_model: str | None = flag("Hub id of the base model, if the folder does not name it", None)
     datasets: list[str] | None = flag("Hub ids of the training data", None)
     language: list[str] | None = flag("language codes, e.g. en", None)
-    code_revision: str | None = flag("commit of the repository whose code the card's example loads", None)
+    code_revision: str | None = flag("commit of the code that the card's example loads", None)
 
 
 @verb

@@ -56,7 +56,7 @@ def main(arguments: DemoArguments) -> None:
     print_sentences(results["statement"])
     print(
         f"\nWrote {output_dir}: report.html, results.json, hybrid/ (a Hub folder with two branches), base/ (dense), "
-        f"digits.png (a picture to ask about). Next: open {output_dir / 'report.html'} in a browser."
+        f"digits.png (an image to ask about). Next: open {output_dir / 'report.html'} in a browser."
     )
 
 

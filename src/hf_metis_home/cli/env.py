@@ -40,24 +40,24 @@ def _devices() -> dict[str, str]:
     """The devices of this machine."""
     import torch
 
-    found = {}
+    devices = {}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
-        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {bf16}"
+        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {bf16}"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    if not found:
-        found["GPU"] = "none"
+        devices["mps"] = "Apple GPU"
+    if not devices:
+        devices["GPU"] = "none"
         if torch.version.cuda is None and torch.version.hip is None and shutil.which("nvidia-smi"):
-            found["GPU"] = (
+            devices["GPU"] = (
                 f"✗ NVIDIA driver present, but torch {torch.__version__} is built without CUDA: see "
                 "https://pytorch.org/get-started"
             )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     size = "" if memory is None else f", {memory / 1e9:.0f} GB"
-    found["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch{size}"
-    return found
+    devices["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch{size}"
+    return devices
 
 
 def _attention() -> dict[str, str]:
@@ -65,7 +65,7 @@ def _attention() -> dict[str, str]:
     import torch
     from transformers.utils import import_utils
 
-    found = {"eager": "✓", "sdpa": "✓"}
+    states = {"eager": "✓", "sdpa": "✓"}
     for number, package in enumerate((f"'{DISTRIBUTION}[flash]'", "flash-attn-3", "flash-attn-4"), start=2):
         if not torch.cuda.is_available():
             state = "✗ needs a CUDA device"
@@ -73,8 +73,8 @@ def _attention() -> dict[str, str]:
             state = "✓"
         else:
             state = f"✗ not installed: pip install {package}"
-        found[f"flash_attention_{number}"] = state
-    return found
+        states[f"flash_attention_{number}"] = state
+    return states
 
 
 def extra_problems() -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from ._models import ModelArguments
 from ._run import print_statement, verb
 
 
-LONGEST_ANSWER = 2048  # tokens, where the model has room for them
+LONGEST_ANSWER = 2048  # tokens, if the model has room for them
 
 
 @dataclass(kw_only=True)

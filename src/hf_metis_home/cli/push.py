@@ -34,7 +34,7 @@ class PushArguments:
     create_pr: bool = flag("open a pull request instead of changing a branch", False)
     revision: str | None = flag("branch to change (default: main), or refs/pr/N to update a pull request", None)
     commit_message: str = flag("first line of the commit", "Upload with metis-home")
-    trust_remote_code: bool = flag("run the folder's own code, where it has any, to check that it loads", False)
+    trust_remote_code: bool = flag("run the folder's own code, if any, to check that it loads", False)
 
 
 @verb
