@@ -7,15 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from hf_metis_home.serving.launch import STOP_SECONDS, stop
+from hf_metis_home.serving.launch import STOP_SECONDS, stop, wait_until_healthy
 
 from .common import status
 
@@ -108,7 +105,8 @@ class Starter:
         process.start()
         try:
             url = f"http://{LOCAL}:{port}"
-            _wait(url, self.seconds, lambda: process.exitcode, "The router in front of two engines")
+            if not wait_until_healthy(url, self.seconds, lambda: process.exitcode):
+                raise ChildProcessError(f"The router in front of two engines exited with code {process.exitcode}.")
             yield Server(url, [process.pid])
         finally:
             process.terminate()
@@ -129,7 +127,11 @@ class Starter:
             )
         try:
             url = f"http://{LOCAL}:{port}"
-            _wait(url, self.seconds, process.poll, f"`{shlex.join(command)}`", log)
+            if not wait_until_healthy(url, self.seconds, process.poll):
+                output = "".join(f"\n  {line}" for line in log.read_text().splitlines()[-20:])
+                raise ChildProcessError(
+                    f"`{shlex.join(command)}` exited with code {process.returncode}. Its last output:{output}"
+                )
             yield Server(url, [process.pid])
         finally:
             stop(process)
@@ -154,19 +156,3 @@ def _route(urls: dict[str, str], router: str, names: dict[str, str], port: int, 
     torch.set_num_threads(threads)
     app = RouterMiddleware(Proxy(urls), ServingSettings(router=router, branch_models=names))
     uvicorn.run(app, host=LOCAL, port=port, log_level="warning", lifespan="on")
-
-
-def _wait(url: str, seconds: float, ended, what: str, log: Path | None = None) -> None:
-    """Until a server is healthy."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if ended() is not None:
-            said = "".join(f"\n  {line}" for line in log.read_text().splitlines()[-20:]) if log else ""
-            raise ChildProcessError(f"{what} ended by itself, with exit code {ended()}. Its last words:{said}")
-        try:
-            if httpx.get(f"{url}/health", trust_env=False, timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.3)
-    raise TimeoutError(f"{what} was not ready after {seconds:g} s. Give it more with --start_seconds.")
