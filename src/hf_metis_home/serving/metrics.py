@@ -1,6 +1,6 @@
 """Metrics of the router for Prometheus."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -28,11 +28,11 @@ class Metrics:
         pending (`Callable[[], int]`): Number of requests that wait for the router; set by the router.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pending: Callable[[], int] = lambda: 0
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._values: Counter[tuple[str, ...]] = Counter()
+        self._values: dict[tuple[str, ...], float] = defaultdict(float)
 
     def add(self, name: str, *labels: str, value: float = 1) -> None:
         """Labels are words of this program, never of a client: each new one is a new time series."""

@@ -191,6 +191,4 @@ def _read_part(part, where: str, images: list[dict]) -> dict:
             raise RequestError(400, f"`{where}.image_url` must be an object with a `url`.", where)
         images.append({"url": url})
         return {"type": "image_url", "image_url": images[-1]}
-    raise RequestError(
-        400, f"`{where}` must be a text or an image (`image_url`). Other types are not supported.", where
-    )
+    raise RequestError(400, f"`{where}` must be a part of type `text` or `image_url`.", where)

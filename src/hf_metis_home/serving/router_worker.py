@@ -153,17 +153,14 @@ class RouterWorker:
         if inputs["attention_mask"].sum(-1).max() > self.settings.max_prompt_tokens:
             raise RouterUnavailable("too_long")
         decision = self.model.decide(**inputs)
-        rows = zip(
-            group, decision.thinking.tolist(), decision.thinking_probability.tolist(), decision.source, strict=True
-        )
         results: list[Routed | Exception] = []
-        for waiting, thinking, probability, source in rows:
-            if source == "opening":
-                results.append((bool(thinking), None))
+        for row, waiting in enumerate(group):
+            thinking, probability = bool(decision.thinking[row]), decision.thinking_probability[row].item()
+            if decision.source[row] == "opening":
+                results.append((thinking, None))
             else:
-                default = self.model.config.thinking_threshold
-                threshold = default if waiting.threshold is None else waiting.threshold
-                results.append((is_thinking(probability, threshold), probability))
+                own = waiting.threshold is not None
+                results.append((is_thinking(probability, waiting.threshold) if own else thinking, probability))
         return results
 
     def _template_kwargs(self, prompt: Prompt) -> dict | None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..modeling.configuration_metis_home import BRANCHES
 
@@ -15,7 +15,6 @@ SETTINGS_VARIABLE = "METIS_HOME_SERVING"  # path of the JSON file
 KEY_VARIABLE = "METIS_HOME_API_KEY"  # never in the file
 AUTO = "auto"
 
-Branch = Literal["thinking", "non_thinking"]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -29,6 +28,15 @@ def api_key() -> str | None:
             f"to a long random word, or `unset {KEY_VARIABLE}` to serve without a key."
         )
     return key
+
+
+def _known(branch: str) -> str:
+    if branch not in BRANCHES:
+        raise ValueError(f"but must be one of {list(BRANCHES)}")
+    return branch
+
+
+Branch = Annotated[str, AfterValidator(_known)]
 
 
 class ServingSettings(BaseModel):
@@ -81,7 +89,9 @@ class ServingSettings(BaseModel):
 
     router: str | Path
     model_name: str = "metis-home"
-    branch_models: Annotated[dict[str, str], Field(min_length=2)] = {branch: branch for branch in BRANCHES}
+    branch_models: Annotated[dict[Branch, str], Field(min_length=len(BRANCHES))] = {
+        branch: branch for branch in BRANCHES
+    }
     branch_by: Literal["model", "generation_config"] = "model"
     thinking_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     fallback: Branch = "non_thinking"
