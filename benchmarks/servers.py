@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_metis_home.serving.launch import STOP_SECONDS, stop, wait_until_healthy
+from hf_metis_home.serving.launch import LOCAL, STOP_SECONDS, free_port, stop, wait_until_healthy
 
 from .common import status
 
 
-LOCAL = "127.0.0.1"
 ROOT = Path(__file__).parents[1]
 
 
@@ -44,12 +42,6 @@ def family(pids: list[int]) -> list[int]:
     for pid in found:
         found += children.get(pid, [])
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return probe.getsockname()[1]
 
 
 @dataclass

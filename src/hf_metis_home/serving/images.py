@@ -8,7 +8,6 @@ that the name cannot resolve to another one in between.
 
 import asyncio
 import base64
-import binascii
 import io
 import ipaddress
 import re
@@ -73,7 +72,7 @@ class ImageReader:
                 raise ImageError(f"has more than {self.settings.max_image_bytes} bytes", 413)
             try:
                 return await asyncio.to_thread(base64.b64decode, url[head.end() :], validate=True)
-            except (binascii.Error, ValueError):
+            except ValueError:
                 raise ImageError("is not valid base64") from None
         if not url[:8].lower().startswith(("http://", "https://")):
             raise ImageError("must be an http(s) URL, or a data URL of a PNG, JPEG or WEBP image in base64")
@@ -84,7 +83,7 @@ class ImageReader:
                     return await self._download(url, transport)
         except TimeoutError:
             raise ImageError(f"could not be downloaded within {self.settings.image_timeout:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, UnicodeError):
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
             raise ImageError("could not be downloaded") from None
 
     async def _download(self, url: str, transport: httpx.AsyncHTTPTransport) -> bytes:
@@ -122,13 +121,12 @@ class ImageReader:
         return httpx.Request("GET", target, headers=headers, extensions={"sni_hostname": host})
 
     async def _body(self, response: httpx.Response) -> bytes:
-        parts, size = [], 0
+        body = bytearray()
         async for part in response.aiter_raw():
-            parts.append(part)
-            size += len(part)
-            if size > self.settings.max_image_bytes:
+            body += part
+            if len(body) > self.settings.max_image_bytes:
                 raise ImageError(f"has more than {self.settings.max_image_bytes} bytes", 413)
-        return b"".join(parts)
+        return bytes(body)
 
 
 class ImageError(Exception):

@@ -1,7 +1,6 @@
 """Start an engine with the router in front of it, wait until it is healthy, and stop both."""
 
 import asyncio
-import errno
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +75,7 @@ def serve_transformers(
     from .middleware import RouterMiddleware
     from .proxy import Proxy
 
-    engine_port = _free_port()
+    engine_port = free_port()
     command = [sys.executable, "-m", "hf_metis_home.serving.transformers_engine", "serve", f"./{model.name}"]
     command += ["--host", LOCAL, "--port", str(engine_port), *engine_args]
     print(f"Starting `transformers serve` on port {engine_port}, behind the router. Its output:", flush=True)
@@ -183,13 +182,10 @@ def check_port(host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        reasons = {
-            errno.EADDRINUSE: "the port is in use. Stop the program that uses it, or choose another `port`",
-            errno.EADDRNOTAVAIL: "the address is not one of this machine. Use 127.0.0.1, or 0.0.0.0 for all of its own",
-            errno.EACCES: "ports below 1024 need special rights. Choose another `port`",
-        }
-        reason = reasons.get(error.errno, error.strerror)
-        raise OSError(f"`host` and `port` are {host!r} and {port}, where no server can listen: {reason}.") from None
+        raise OSError(
+            f"`host` and `port` are {host!r} and {port}, where no server can listen: {error.strerror}. Choose a free "
+            "`port` above 1023, and an address of this machine as `host` (0.0.0.0 for all of them)."
+        ) from None
 
 
 def check_device(router_device: str) -> None:
@@ -205,7 +201,7 @@ def check_device(router_device: str) -> None:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
         return probe.getsockname()[1]
@@ -230,12 +226,10 @@ def wait_until_healthy(url: str, seconds: float, exit_code: Callable[[], int | N
     while time.monotonic() < deadline:
         if exit_code() is not None:
             return False
-        try:
+        with suppress(httpx.HTTPError):
             # Not through a proxy of the environment, which could not reach this machine.
             if httpx.get(f"{url}/health", trust_env=False, timeout=5).status_code == 200:
                 return True
-        except httpx.HTTPError:
-            pass
         time.sleep(0.3)
     raise TimeoutError(f"{url} was not healthy after {seconds:g} s. Increase `start_seconds`.")
 
@@ -244,12 +238,8 @@ def stop(engine: subprocess.Popen) -> None:
     """Stop an engine and its child processes, which form a process group of their own."""
     if engine.poll() is None:
         os.killpg(engine.pid, signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             engine.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(engine.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     engine.wait()

@@ -107,9 +107,7 @@ class RouterMiddleware:
     def _check_key(self, scope) -> None:
         given = dict(scope["headers"]).get(b"authorization", b"")
         if self._key is not None and not hmac.compare_digest(given, f"Bearer {self._key}".encode()):
-            raise RequestError(
-                401, "The API key is missing or wrong. Send `Authorization: Bearer KEY`.", code="invalid_api_key"
-            )
+            raise RequestError(401, "Missing or wrong API key. Send it as a bearer token.", code="invalid_api_key")
 
     def _models(self) -> JSONResponse:
         fields = {"object": "model", "created": self._started, "owned_by": "hf_metis_home"}

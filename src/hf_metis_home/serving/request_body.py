@@ -78,8 +78,8 @@ class RequestBody:
             fields["generation_config"] = json.dumps({**config, "thinking": branch == "thinking"})
         try:
             return json.dumps(fields, allow_nan=False).encode()
-        except (ValueError, RecursionError):  # 1e999
-            raise RequestError(400, "The body has a number out of range.", code="invalid_json") from None
+        except (ValueError, RecursionError):  # NaN, 1e999
+            raise RequestError(400, "The body has NaN or an infinite number. Remove it.", code="invalid_json") from None
 
     def _read_completion(self) -> None:
         prompt = self.fields.get("prompt")
@@ -89,12 +89,8 @@ class RequestBody:
         if isinstance(prompt, str) or tokens:
             self.prompt.completion = prompt
         elif self.branch is None:
-            raise RequestError(
-                400,
-                "`prompt` must be a single text, or the tokens of one, for the router to read. For several, name a "
-                "branch as `model`, or send one request for each.",
-                "prompt",
-            )
+            text = "`prompt` must be one text or its tokens. Send one request for each, or name a branch as `model`."
+            raise RequestError(400, text, "prompt")
 
     def _read_chat(self, settings: ServingSettings) -> None:
         fields = self.fields
@@ -112,9 +108,7 @@ class RequestBody:
                 raise RequestError(400, f"`{where}` must be an object with a `role`.", where)
             content = message.get("content")
             if isinstance(content, list):
-                content = [
-                    _read_part(part, f"{where}.content[{index}]", self.images) for index, part in enumerate(content)
-                ]
+                content = [_read_part(part, f"{where}.content[{at}]", self.images) for at, part in enumerate(content)]
             elif content is not None and not isinstance(content, str):
                 raise RequestError(400, f"`{where}.content` must be a text or a list of parts.", f"{where}.content")
             fields["messages"].append({**message, "content": content})
@@ -146,14 +140,10 @@ class RequestBody:
 def _json_object(text: str | bytes) -> dict | None:
     """The JSON object in a text; None if the text is anything else."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text)
     except (TypeError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is not valid JSON")
 
 
 def _read_model(name, settings: ServingSettings) -> tuple[str | None, float | None]:
@@ -165,13 +155,8 @@ def _read_model(name, settings: ServingSettings) -> tuple[str | None, float | No
     if isinstance(name, str) and name.startswith(f"{AUTO}:"):
         number = name.removeprefix(f"{AUTO}:")
         if len(number) > 32 or not NUMBER.fullmatch(number) or not 0.0 <= float(number) <= 1.0:
-            raise RequestError(
-                400,
-                "The threshold in `model` must be a number in [0, 1], as in auto:0.35: the thinking branch answers if "
-                "the router's probability is at least this.",
-                "model",
-                "invalid_threshold",
-            )
+            text = "The threshold in `model` must be a number in [0, 1], as in auto:0.35."
+            raise RequestError(400, text, "model", "invalid_threshold")
         return None, float(number)
     known = ", ".join([settings.model_name, AUTO, f"{AUTO}:THRESHOLD", *BRANCHES])
     raise RequestError(404, f"Unknown `model`. Use one of {known}.", "model", "model_not_found")

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 
 from .metrics import Metrics
@@ -96,16 +97,7 @@ class RouterWorker:
             for waiting in self._batch(first):
                 groups.setdefault(repr(self._template_kwargs(waiting.prompt)), []).append(waiting)
             for group in groups.values():
-                started = time.monotonic()
-                results = self._decide_each(group)
-                self.metrics.add("routed_prompts", value=len(group))
-                self.metrics.add("router_batches")
-                self.metrics.add("router_seconds", value=time.monotonic() - started)
-                for waiting, result in zip(group, results, strict=True):
-                    if isinstance(result, Exception):
-                        waiting.future.set_exception(result)
-                    else:
-                        waiting.future.set_result(result)
+                self._answer(group)
 
     def _load(self) -> None:
         from transformers import AutoModel, AutoProcessor
@@ -120,31 +112,38 @@ class RouterWorker:
     def _batch(self, first: _Waiting | None) -> list[_Waiting]:
         """The prompts that wait now, up to the size of a batch, without those that nobody waits for any more."""
         batch, pixels = [], 0
-        while first is not None:
-            if first.future.set_running_or_notify_cancel():
-                batch.append(first)
-                pixels += first.prompt.pixels
-            if len(batch) >= self.settings.max_batch or pixels > self.settings.max_image_pixels // 2:
-                break
-            try:
+        with suppress(queue.Empty):
+            while first is not None:
+                if first.future.set_running_or_notify_cancel():
+                    batch.append(first)
+                    pixels += first.prompt.pixels
+                if len(batch) >= self.settings.max_batch or pixels > self.settings.max_image_pixels // 2:
+                    break
                 first = self._queue.get_nowait()
-            except queue.Empty:
-                break
         return batch
 
-    def _decide_each(self, group: list[_Waiting]) -> list[Routed | Exception]:
-        """One result per prompt. If a group fails each prompt is read alone, so that one cannot spoil the others."""
+    def _answer(self, group: list[_Waiting]) -> None:
+        """Decides for a group of prompts. If that fails each is read alone, so that one cannot spoil the others."""
+        started = time.monotonic()
         try:
-            return self._decide(group)
+            results = self._decide(group)
         except Exception as error:  # noqa: BLE001  from template, processor or model, for whatever a client sent
             if len(group) > 1:
-                return [result for waiting in group for result in self._decide_each([waiting])]
-            if isinstance(error, RouterUnavailable):
-                return [error]
-            logger.warning("The router could not read a prompt; the fallback branch answers.", exc_info=True)
-            return [RouterUnavailable("error")]
+                for waiting in group:
+                    self._answer([waiting])
+            elif isinstance(error, RouterUnavailable):
+                group[0].future.set_exception(error)
+            else:
+                logger.warning("The router could not read a prompt; the fallback branch answers.", exc_info=True)
+                group[0].future.set_exception(RouterUnavailable("error"))
+            return
+        self.metrics.add("routed_prompts", value=len(group))
+        self.metrics.add("router_batches")
+        self.metrics.add("router_seconds", value=time.monotonic() - started)
+        for waiting, result in zip(group, results, strict=True):
+            waiting.future.set_result(result)
 
-    def _decide(self, group: list[_Waiting]) -> list[Routed | Exception]:
+    def _decide(self, group: list[_Waiting]) -> list[Routed]:
         from ..modeling.router_metis_home import is_thinking
 
         if self._loaded.exception() is not None:
@@ -153,14 +152,15 @@ class RouterWorker:
         if inputs["attention_mask"].sum(-1).max() > self.settings.max_prompt_tokens:
             raise RouterUnavailable("too_long")
         decision = self.model.decide(**inputs)
-        results: list[Routed | Exception] = []
+        results: list[Routed] = []
         for row, waiting in enumerate(group):
             thinking, probability = bool(decision.thinking[row]), decision.thinking_probability[row].item()
             if decision.source[row] == "opening":
                 results.append((thinking, None))
+            elif waiting.threshold is None:
+                results.append((thinking, probability))
             else:
-                own = waiting.threshold is not None
-                results.append((is_thinking(probability, waiting.threshold) if own else thinking, probability))
+                results.append((is_thinking(probability, waiting.threshold), probability))
         return results
 
     def _template_kwargs(self, prompt: Prompt) -> dict | None:

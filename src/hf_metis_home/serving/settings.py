@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..modeling.configuration_metis_home import BRANCHES
 
@@ -34,6 +34,12 @@ def _known(branch: str) -> str:
     if branch not in BRANCHES:
         raise ValueError(f"but must be one of {list(BRANCHES)}")
     return branch
+
+
+def _not_taken(name: str) -> str:
+    if name in BRANCHES or name.startswith(f"{AUTO}:"):
+        raise ValueError("which means something else to clients. Choose another name")
+    return name
 
 
 Branch = Annotated[str, AfterValidator(_known)]
@@ -88,7 +94,7 @@ class ServingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     router: str | Path
-    model_name: str = "metis-home"
+    model_name: Annotated[str, AfterValidator(_not_taken)] = "metis-home"
     branch_models: Annotated[dict[Branch, str], Field(min_length=len(BRANCHES))] = {
         branch: branch for branch in BRANCHES
     }
@@ -112,13 +118,6 @@ class ServingSettings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise ValueError("\n".join(_explain(each) for each in error.errors())) from None
-
-    @field_validator("model_name")
-    @classmethod
-    def _no_other_meaning(cls, name: str) -> str:
-        if name in BRANCHES or name.startswith(f"{AUTO}:"):
-            raise ValueError("which means something else to clients. Choose another name")
-        return name
 
     @classmethod
     def from_environment(cls) -> "ServingSettings":
