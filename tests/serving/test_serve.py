@@ -211,7 +211,7 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     assert "`port` is 99999" in says(*model[:2], "--port", 99999)
     assert "is no list of words (No closing quotation)" in says(*model, "--engine_args=--dtype 'float32")
     assert "`router_device` is 'gpu', but must be a torch device" in says(*model, "--router_device", "gpu")
-    assert "but torch sees" in says(*model, "--router_device", "cuda:99")
+    assert "CUDA devices, such as cuda:0" in says(*model, "--router_device", "cuda:99")
     assert "`thinking_threshold` is 2.0" in says(*model, "--thinking_threshold", 2)
     dense = says("--model_name_or_path", hybrid_folder.parent / "dense", *model[2:])
     assert "`model_name_or_path`" in dense and "`metis-home upcycle` makes two branches of it." in dense

@@ -190,14 +190,16 @@ def check_port(host: str, port: int) -> None:
 
 def check_device(router_device: str) -> None:
     """Raise an error if there is no such device, without touching it."""
+    cuda_devices = torch.cuda.device_count()
     try:
         device = torch.device(router_device)
+        known = device.type != "cuda" or (device.index or 0) < cuda_devices
     except RuntimeError:
-        raise ValueError(f"`router_device` is {router_device!r}, but must be a torch device: cpu, cuda:0.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        known = False
+    if not known:
         raise ValueError(
-            f"`router_device` is {router_device!r}, but torch sees {torch.cuda.device_count()} CUDA devices. Use one "
-            "of them, or cpu."
+            f"`router_device` is {router_device!r}, but must be a torch device of this machine: cpu, or one of its "
+            f"{cuda_devices} CUDA devices, such as cuda:0."
         )
 
 

@@ -37,20 +37,16 @@ class Proxy:
         for url in self.upstreams.values():
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path.strip("/"):
-                raise ValueError(
-                    f"`upstream` is {url!r}, but must be only scheme, host and port, such as http://127.0.0.1:8001."
-                )
-        self._transport: httpx.AsyncHTTPTransport | None = None
+                raise ValueError(f"`upstream` is {url!r}, but must be scheme, host and port: http://127.0.0.1:8001.")
+        # As many requests at a time as clients send, each on a new connection: the engine may close one that is kept
+        # just when it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        if self._transport is None:
-            # As many requests at a time as clients send, each on a new connection: the engine may close one that is
-            # kept just when it is used again.
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-            self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
         try:
             body = await Request(scope, receive).body()  # the middleware limits its size
         except ClientDisconnect:
@@ -67,8 +63,7 @@ class Proxy:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if self._transport is not None:
-            await self._transport.aclose()
+        await self._transport.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _forward(self, scope, body: bytes, receive, send) -> None:
