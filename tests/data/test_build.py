@@ -42,7 +42,7 @@ def test_the_pass_rate_decides(tmp_path):
         assert thought == ("short" if number % 3 == 1 else "expert")
         assert [image.getpixel((0, 0)) for image in row["images"]] == ([(number, 0, 0)] if number % 2 else [])
     counts = {"prompts": 30, "always": 10, "sometimes": 10, "never": 10, "own_traces": 10, "expert_traces": 5}
-    counts |= {"no_expert": 5, "wrong_expert": 0, "no_trace": 0}
+    counts |= {"no_expert": 5, "wrong_expert": 0, "no_trace": 0, "malformed": 10}  # one bare number per third
     assert report["tasks"]["sums"] == {**counts, "mean_pass_rate": pytest.approx((10 + 10 * 0.5) / 30)}
     assert (report["rows"], report["thinking"], report["non_thinking"]) == (15, 15, 0)
 
@@ -275,7 +275,7 @@ def test_the_card_says_what_is_known(tmp_path):
         command="metis-home build-data",
     )
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| sums | 3 | 0.67 | 9 | 3 | 3 | 3 | 0.500 | 3 | 0 | 0 | 3 | 0 |" in card
+    assert "| sums | 3 | 0.67 | 9 | 3 | 3 | 3 | 3 | 0.500 | 3 | 0 | 0 | 3 | 0 |" in card
     assert "| `n\\_rollouts` | 4 |" in card or "| `n_rollouts` | 4 |" in card
     assert "metis-home build-data" in card and card.startswith("---\n")
 
@@ -290,8 +290,11 @@ def test_the_card_says_what_is_known(tmp_path):
         ([{"prompt": "a", "solution": "a <think> b"}], "Row 0 .*'solution'.*contains '<think>'"),
         ([{"prompt": [{"role": "assistant", "content": "a"}], "solution": "7"}], "Row 0.*'prompt'.*last message"),
         ([{"prompt": "see <|image_pad|>", "solution": "7"}], "Row 0.*'prompt'.*spells out"),
-        ([{"prompt": "a", "images": ["missing.png"], "solution": "7"}], "Row 0.*'images': 'missing.png' is no file"),
-        ([{"prompt": "a", "solution": "7", "expert_completion": ["a"]}], "Row 0.*'expert_completion'.*is no text"),
+        (
+            [{"prompt": "a", "images": ["missing.png"], "solution": "7"}],
+            "Row 0.*'images': there is no file 'missing",
+        ),
+        ([{"prompt": "a", "solution": "7", "expert_completion": ["a"]}], "Row 0.*'expert_completion'.*is not text"),
     ],
 )
 def test_bad_prompts_are_errors_that_name_row_and_column(rows, message):
