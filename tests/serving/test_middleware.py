@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -95,6 +97,16 @@ def test_metrics(router_folder):
         assert 'metis_home_requests_total{branch="thinking",source="request"} 2.0\n' in reply.text
         assert 'metis_home_refused_total{reason="model_not_found"} 1.0\n' in reply.text
         assert reply.text.endswith("metis_home_router_pending 0.0\n")
+
+
+def test_metrics_stay_out_of_the_files_that_vllm_reads(tmp_path):
+    """With several API servers vLLM sets this variable, and reports every counter that the client writes there."""
+    code = "from hf_metis_home.serving.metrics import Metrics\nmetrics = Metrics()\n"
+    code += "metrics.add('requests', 'thinking', 'router')\nprint(metrics.text().decode())"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert 'metis_home_requests_total{branch="thinking",source="router"} 1.0' in printed.stdout
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,13 @@ def test_an_engine_here_is_not_asked_through_a_proxy(monkeypatch):
         engine.communicate()
 
 
+def test_waiting_for_an_engine_ends():
+    url = f"http://127.0.0.1:{free_port()}"
+    assert launch.wait_until_healthy(url, seconds=60, exit_code=lambda: 3) is False
+    with pytest.raises(TimeoutError, match="was not healthy after 0.4 s. Increase `start_seconds`"):
+        launch.wait_until_healthy(url, seconds=0.4, exit_code=lambda: None)
+
+
 def test_an_export_of_another_template_is_not_served(hybrid_folder, tmp_path):
     model = shutil.copytree(hybrid_folder, tmp_path / "hybrid")
     folder = launch.exported(model, tmp_path / "router", "router")
@@ -211,7 +218,7 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     assert "`port` is 99999" in says(*model[:2], "--port", 99999)
     assert "is no list of words (No closing quotation)" in says(*model, "--engine_args=--dtype 'float32")
     assert "`router_device` is 'gpu', but must be a torch device" in says(*model, "--router_device", "gpu")
-    assert "CUDA devices, such as cuda:0" in says(*model, "--router_device", "cuda:99")
+    assert "but must be a torch device of this machine" in says(*model, "--router_device", "cuda:99")
     assert "`thinking_threshold` is 2.0" in says(*model, "--thinking_threshold", 2)
     dense = says("--model_name_or_path", hybrid_folder.parent / "dense", *model[2:])
     assert "`model_name_or_path`" in dense and "`metis-home upcycle` makes two branches of it." in dense
@@ -225,8 +232,10 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         taken_port = taken.getsockname()[1]
-        assert "the port is in use. Stop the program that uses it, or choose another `port`" in says(
+        assert "where no server can listen: Address already in use. Choose a free `port`" in says(
             *model[:2], "--port", taken_port
         )
-    assert "the address is not one of this machine" in says(*model, "--host", "192.0.2.1")
+    assert "Cannot assign requested address. Choose a free `port` above 1023, and an address of this machine" in says(
+        *model, "--host", "192.0.2.1"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exports"]

@@ -183,23 +183,21 @@ def check_port(host: str, port: int) -> None:
             pass
     except OSError as error:
         raise OSError(
-            f"`host` and `port` are {host!r} and {port}, where no server can listen: {error.strerror}. Choose a free "
-            "`port` above 1023, and an address of this machine as `host` (0.0.0.0 for all of them)."
+            f"`host` and `port` are {host!r} and {port}, where no server can listen: {error.strerror.split(' (')[0]}. "
+            "Choose a free `port` above 1023, and an address of this machine as `host` (0.0.0.0 for all of them)."
         ) from None
 
 
 def check_device(router_device: str) -> None:
     """Raise an error if there is no such device, without touching it."""
-    cuda_devices = torch.cuda.device_count()
     try:
         device = torch.device(router_device)
-        known = device.type != "cuda" or (device.index or 0) < cuda_devices
+        known = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
     except RuntimeError:
         known = False
     if not known:
         raise ValueError(
-            f"`router_device` is {router_device!r}, but must be a torch device of this machine: cpu, or one of its "
-            f"{cuda_devices} CUDA devices, such as cuda:0."
+            f"`router_device` is {router_device!r}, but must be a torch device of this machine, such as cpu or cuda:0."
         )
 
 

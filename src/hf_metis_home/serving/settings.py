@@ -24,8 +24,7 @@ def api_key() -> str | None:
     key = os.environ.get(KEY_VARIABLE)
     if key is not None and not key.strip():
         raise ValueError(
-            f"The environment variable {KEY_VARIABLE} is set, but empty, so no client could ever send the key. Set it "
-            f"to a long random word, or `unset {KEY_VARIABLE}` to serve without a key."
+            f"{KEY_VARIABLE} is set, but empty. Set it to a long random word, or `unset {KEY_VARIABLE}` to use no key."
         )
     return key
 
@@ -125,8 +124,7 @@ class ServingSettings(BaseModel):
         path = os.environ.get(SETTINGS_VARIABLE)
         if path is None:
             raise ValueError(
-                f"The environment variable {SETTINGS_VARIABLE} is not set. Set it to the path of the serving.json that "
-                "`metis-home export --format vllm` wrote."
+                f"{SETTINGS_VARIABLE} is not set. Set it to the serving.json of a `metis-home export --format vllm`."
             )
         return cls.read(path)
 
