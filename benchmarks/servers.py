@@ -1,4 +1,4 @@
-"""The servers that `benchmarks.serving` compares, each a process of its own with what it starts."""
+"""The servers that `benchmarks.serving` compares, each in its own process, with child processes."""
 
 import multiprocessing
 import os
@@ -22,15 +22,15 @@ ROOT = Path(__file__).parents[1]
 @dataclass
 class Server:
     url: str
-    pids: list[int]  # of the processes that were started; what those started is found from them
+    pids: list[int]  # of the processes that were started, without their children
 
     def megabytes(self) -> float:
-        """Peak resident memory of all its processes, in MB (1e6 bytes); pages that they share count for each."""
+        """Peak resident memory of all its processes, in MB (1e6 bytes); shared pages count once per process."""
         return sum(status("VmHWM", pid) for pid in family(self.pids))
 
 
 def family(pids: list[int]) -> list[int]:
-    """Processes, and those that they started, and so on."""
+    """Processes and all their descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -51,9 +51,9 @@ class Starter:
 
     Args:
         place (`Path`): Where logs go.
-        threads (`int`): Of each process that computes.
-        seconds (`float`): How long one may take to start.
-        vllm (`Path`, *optional*): The command of vLLM; None: `transformers serve` answers.
+        threads (`int`): Threads of each computing process.
+        seconds (`float`): How long a server may take to start.
+        vllm (`Path`, *optional*): The `vllm` command; None: `transformers serve` is the engine.
         engine_args (`list[str]`): Flags for every engine.
     """
 
@@ -75,7 +75,7 @@ class Starter:
 
     @contextmanager
     def dense(self, model: Path) -> Iterator[Server]:
-        """The engine alone, with a model that it knows."""
+        """Only the engine, with a dense model."""
         command = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.name_of(model)]
         if self.vllm:
             command = [str(self.vllm), "serve", self.name_of(model)]
@@ -83,12 +83,12 @@ class Starter:
             yield server
 
     def name_of(self, model: Path) -> str:
-        """What the engine calls a dense model that it serves."""
+        """The engine's name for a dense model that it serves."""
         return f"./{model.name}"
 
     @contextmanager
     def router(self, router: Path, engines: dict[str, Server], models: dict[str, Path]) -> Iterator[Server]:
-        """The router in front of two engines, in a process of its own."""
+        """The router in front of two engines, in its own process."""
         port = free_port()
         urls = {branch: engine.url for branch, engine in engines.items()}
         names = {branch: self.name_of(model) for branch, model in models.items()}
@@ -132,7 +132,7 @@ class Starter:
         found = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
         if self.vllm:
-            # On a CPU vLLM would take most of the memory and bind its threads to cores that the others use too.
+            # On a CPU, vLLM would take most of the memory and pin its threads to cores that the other servers use.
             found = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", **found}
             found |= {"VLLM_NO_USAGE_STATS": "1", "PATH": f"{self.vllm.parent}{os.pathsep}{os.environ['PATH']}"}
         return found
@@ -144,7 +144,7 @@ def _route(urls: dict[str, str], router: str, names: dict[str, str], port: int, 
 
     from hf_metis_home.serving import Proxy, RouterMiddleware, ServingSettings
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn hands the signal on when it has stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has stopped
     torch.set_num_threads(threads)
     app = RouterMiddleware(Proxy(urls), ServingSettings(router=router, branch_models=names))
     uvicorn.run(app, host=LOCAL, port=port, log_level="warning", lifespan="on")

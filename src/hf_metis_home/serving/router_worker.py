@@ -123,7 +123,7 @@ class RouterWorker:
         return batch
 
     def _answer(self, group: list[_Waiting]) -> None:
-        """Decides for a group of prompts. If that fails each is read alone, so that one cannot spoil the others."""
+        """Decide for a group of prompts. If that fails, read each by itself, so that one cannot affect the others."""
         started = time.monotonic()
         try:
             results = self._decide(group)
