@@ -24,11 +24,7 @@ from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, TASKS, make_row
 
 
 WITHOUT_IMAGE = 4  # every fourth question lacks its image and cannot be answered: it is only traffic
-TEXTS = (
-    "reasoning_content",
-    "reasoning",
-    "content",
-)  # fields of a delta; engines that split off the thought name its field differently
+TEXTS = ("reasoning_content", "reasoning", "content")  # fields of a delta; the first two: a thought split off
 SECONDS = 600.0  # how long the server may send nothing
 
 
