@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..answers import AnswerFormat
-from ..hub_templates.cards import PLACEHOLDER, hub_id, plain_text
+from ..hub_templates.cards import PLACEHOLDER, hub_id, render_blocks
 from ..hub_templates.marked_sections import new_card
 from .prompts import conversation_of
 from .rows import check_row
@@ -28,12 +28,7 @@ COLUMNS = {
 
 
 def write_dataset_folder(
-    folder: Path,
-    rows: list[dict],
-    report: dict,
-    facts: dict,
-    command: str | None,
-    answer_format: AnswerFormat = FORMAT,
+    folder: Path, rows: list[dict], report: dict, facts: dict, command: str | None, answer_format: AnswerFormat = FORMAT
 ) -> None:
     """
     Write rows as `data/train-*.parquet` and `README.md`.
@@ -92,38 +87,16 @@ def _in_parts(row: dict) -> list[dict]:
 
 
 def _card(rows: list[dict], report: dict, facts: dict, command: str | None) -> str:
-    for name in ("model", "expert"):
-        if facts.get(name) is not None:
-            facts = {**facts, name: hub_id(facts[name]) or "a local one"}
-    about = [
-        "# Rows for Stage-SFT",
-        "",
-        f"{report['rows']} rows, {report['thinking']} thinking and {report['non_thinking']} non-thinking, in the row "
-        "format of hf_metis_home: `prompt`, `images`, `completion`, `thinking`, `solution`, `task`. Built with "
-        "`metis-home build-data` by pass rate (arXiv 2510.20519).",
-        "",
-        f"| task | rows | thinking share | {' | '.join(COLUMNS.values())} |",
-        "|---|" + "---:|" * (2 + len(COLUMNS)),
-    ]
-    for task, counts in report["tasks"].items():
-        modes = [row["thinking"] for row in rows if row["task"] == task]
-        cells = [len(modes), f"{sum(modes) / len(modes):.2f}" if modes else ""]
-        cells += [_cell((counts or {}).get(name)) for name in COLUMNS]
-        about.append(f"| {plain_text(task)} | {' | '.join(map(str, cells))} |")
-    made = ["## How they were built", "", "| setting | value |", "|---|---|"]
-    made += [
-        f"| `{name}` | {plain_text(value)} |"
-        for name, value in facts.items()
-        if value is not None and name != "endpoint"
-    ]
-    if command is not None:
-        made += ["", "```bash", command, "```"]
+    facts = {name: value for name, value in facts.items() if value is not None and name != "endpoint"}
+    facts |= {name: hub_id(facts[name]) or "a local one" for name in ("model", "expert") if name in facts}
+    modes = {task: [row["thinking"] for row in rows if row["task"] == task] for task in report["tasks"]}
     metadata = {
         "tags": DATASET_TAGS,
         "task_categories": ["image-text-to-text"],
         "size_categories": [size_category(len(rows))],
     }
-    return new_card(metadata, {"about": "\n".join(about), "use": use_section(None), "made": "\n".join(made)})
+    values = {"report": report, "columns": COLUMNS, "modes": modes, "facts": facts, "command": command}
+    return new_card(metadata, render_blocks("dataset_card.md.jinja", use=use_section(None), **values))
 
 
 def use_section(repo: str | None) -> str:
@@ -143,7 +116,3 @@ def size_category(count: int) -> str:
     """The Hub's size category for a number of rows."""
     limits = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
     return next((name for limit, name in limits if count < limit), "10M<n<100M")
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

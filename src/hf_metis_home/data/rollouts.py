@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from ..answers import AnswerFormat
 from .prompts import prompt_inputs
@@ -11,6 +11,29 @@ from .prompts import prompt_inputs
 
 # Tokens never sampled: the trainers refuse rows that contain them.
 NEVER = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """
+    How answers are sampled.
+
+    Args:
+        temperature, top_p (`float`):
+            As in `generate`.
+        max_new_tokens (`int`):
+            Longest answer in tokens.
+        seed (`int`):
+            The same seed gives the same answers, if the model is in this process.
+        system_prompt (`str`, *optional*):
+            Replaces the system prompt of every prompt; not written into the rows.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 2048
+    seed: int = 0
+    system_prompt: str | None = None
 
 
 class ModelRollouts:
@@ -27,42 +50,16 @@ class ModelRollouts:
             The model's processor.
         name (`str`):
             The model's name in settings and cards.
-        temperature, top_p (`float`):
-            Sampling options.
-        max_new_tokens (`int`):
-            Longest answer in tokens.
-        batch_size (`int`):
+        batch_size (`int`, *optional*, defaults to 4):
             Prompts per call of `generate`.
-        seed (`int`):
-            Seed of the sampling.
-        system_prompt (`str`, *optional*):
-            Replaces the system prompt of every prompt while sampling; not written into the rows.
+        sampling:
+            Fields of [`Sampling`].
     """
 
-    def __init__(
-        self,
-        model,
-        processor,
-        name: str,
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 2048,
-        batch_size: int = 4,
-        seed: int = 0,
-        system_prompt: str | None = None,
-    ):
+    def __init__(self, model, processor, name: str, *, batch_size: int = 4, **sampling):
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
-        self.answer_format = AnswerFormat.of(model.config)
-        self.settings: dict[str, Any] = {
-            "model": name,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "batch_size": batch_size,
-            "seed": seed,
-            "system_prompt": system_prompt,
-        }
+        self.sampling, self.answer_format = Sampling(**sampling), AnswerFormat.of(model.config)
+        self.settings = {"model": name, "batch_size": batch_size, **asdict(self.sampling)}
 
     def probe(self, row: dict) -> None:
         """Nothing to check: the model is loaded."""
@@ -93,10 +90,10 @@ class ModelRollouts:
         import torch
         from PIL import Image
 
-        settings = self.settings
+        sampling = self.sampling
         rows = [
             {
-                "prompt": with_system_prompt(row["prompt"], settings["system_prompt"]),
+                "prompt": with_system_prompt(row["prompt"], sampling.system_prompt),
                 "images": [Image.open(io.BytesIO(image["bytes"])).convert("RGB") for image in row["images"]],
             }
             for row in rows
@@ -104,16 +101,16 @@ class ModelRollouts:
         inputs = prompt_inputs(self.processor, rows).to(self.model.device)
         branch = {"thinking": True} if self.model.config.model_type == "metis_home" else {}
         with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed_of(settings["seed"], *indices))
+            torch.manual_seed(seed_of(sampling.seed, *indices))
             sequences = self.model.generate(
                 **inputs,
                 **branch,
                 do_sample=True,
-                temperature=settings["temperature"],
-                top_p=settings["top_p"],
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
                 top_k=0,
                 num_return_sequences=count,
-                max_new_tokens=settings["max_new_tokens"],
+                max_new_tokens=sampling.max_new_tokens,
                 suppress_tokens=self._suppressed(),
             )
         answers = sequences[:, inputs["input_ids"].shape[1] :]  # [len(rows) * count, new tokens]
