@@ -150,7 +150,7 @@ def print_ready(host: str, port: int, model_name: str) -> None:
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if os.environ.get(KEY_VARIABLE) else ""
     body = {"model": "auto", "messages": [{"role": "user", "content": "What is 17 times 23?"}]}
     print(
-        f"\nServing {model_name} at {url}/v1 (models: {model_name}, auto, auto:THRESHOLD, thinking, non_thinking). Try:"
+        f"\nServing {model_name} at {url}/v1 (models: {model_name}, auto, auto:THRESHOLD, thinking, non_thinking). Ask:"
         f"\n\n  curl -i {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
         "\n\nThe header x-metis-branch says which branch answered. Ctrl-C stops.",
         flush=True,
