@@ -26,7 +26,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-from answer_format import shown_parts
+from answer_format import AnswerFormat
 from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 
@@ -56,6 +56,7 @@ source = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_r
 model = AutoModelForImageTextToText.from_pretrained(**source, dtype="auto").eval()
 processor = AutoProcessor.from_pretrained(**source)
 model.to("cuda" if torch.cuda.is_available() else "cpu")
+answer_format = AnswerFormat.of(model.config)
 
 
 def gpu(function):
@@ -145,7 +146,8 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
     try:
         for piece in streamer:
             text += piece
-            yield *shown_parts(text), streamer.tokens
+            yield *answer_format.split(text, finished=False), streamer.tokens
+        yield *answer_format.split(text), streamer.tokens
     finally:
         stopped.append(True)
         thread.join()
@@ -156,25 +158,26 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
 @gpu
 def run(inputs, mode: str, threshold: float, both: bool) -> Iterator[tuple]:
     """
-    All that the model does for a request: first which branch was chosen and the router's probability, then again and
-    again a branch with its thought, answer, tokens and seconds. Plain values, since on ZeroGPU this is another process.
+    All that the model does for a request: first which branch answers, which one the router chose and its probability,
+    then again and again a branch with its thought, answer, tokens and seconds. Plain values, since on ZeroGPU this is
+    another process.
     """
     inputs = inputs.to(model.device)
     routing = model.route(**inputs, thinking_threshold=threshold)
-    chosen = {"auto": bool(routing.thinking), "think": True, "direct": False}[mode]
-    yield chosen, float(routing.thinking_probability)
+    routed = bool(routing.thinking)
+    chosen = {"auto": routed, "think": True, "direct": False}[mode]
+    yield chosen, routed, float(routing.thinking_probability)
     for thinking in (False, True) if both else (chosen,):
         started = time.perf_counter()
         for thought, text, tokens in stream(inputs, thinking):
             yield thinking, thought, text, tokens, time.perf_counter() - started
 
 
-def decision_card(thinking: bool, probability: float, threshold: float, mode: str) -> str:
+def decision_card(thinking: bool, routed: bool, probability: float, threshold: float, mode: str) -> str:
     """Which branch answers, and why. Everything in it is a number or stands here."""
-    compared = "at least" if probability >= threshold else "below"
+    compared = "at least" if routed else "below"
     router = f"The router gives thinking {probability:.3f}, {compared} the threshold {threshold:.3f}"
-    would = BRANCHES[probability >= threshold]
-    reason = f"{router}." if mode == "auto" else f"{router}: it would have chosen the {would} branch."
+    reason = f"{router}." if mode == "auto" else f"{router}: it would have chosen the {BRANCHES[routed]} branch."
     chosen = {"auto": "The router chose", "think": "You chose", "direct": "You chose", "both": "Both branches answer"}
     branch = "" if mode == "both" else f" the {BRANCHES[thinking]} branch"
     return (
@@ -191,8 +194,8 @@ def answer(image, question: str, mode: str, threshold: float, visitor: dict, bot
     with closing(run(model_inputs(image, question), mode, threshold, both)) as steps:
         if visitor["stopped"] >= number:  # while others were served
             return
-        chosen, probability = next(steps)
-        page = {decision: decision_card(chosen, probability, threshold, "both" if both else mode)}
+        chosen, routed, probability = next(steps)
+        page = {decision: decision_card(chosen, routed, probability, threshold, "both" if both else mode)}
         for thinking, panel in panels.items():
             page |= panel.cleared(visible=both or thinking == chosen)
         yield page
