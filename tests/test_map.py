@@ -17,7 +17,7 @@ def test_every_file_exists():
     named = set(re.findall(r"`([\w/.]+(?:\.py|\.jinja|\.md|\.yml|/))`", PAGE))
     assert len(named) > 50
     missing = [name for name in named if not any((place / name).exists() for place in (SOURCE, ROOT))]
-    assert missing == ["site/"]  # the only one that a build makes
+    assert set(missing) <= {"site/"}, missing  # `make docs` writes it
 
 
 def test_every_folder_is_on_the_map():
