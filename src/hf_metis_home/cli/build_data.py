@@ -134,10 +134,10 @@ def _print_tasks(tasks: dict[str, dict | None]) -> None:
     for task, counts in tasks.items():
         if counts is not None:
             lost = counts["no_trace"] + counts["no_expert"] + counts["wrong_expert"]
-            solved = [counts[name] for name in ("always", "sometimes", "never")]
+            solved = [counts[name] for name in ("always", "sometimes", "never", "malformed")]
             numbers = [*solved, f"{counts['mean_pass_rate']:.3f}", counts["own_traces"], counts["expert_traces"], lost]
             rows.append([task, *map(str, numbers)])
-    columns = ["task", "always", "sometimes", "never", "pass rate", "own trace", "expert trace", "lost"]
+    columns = ["task", "always", "sometimes", "never", "malformed", "pass rate", "own", "expert's", "lost"]
     print_table(columns, rows, title="Prompts by how often they were solved")
 
 

@@ -6,14 +6,14 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from multiprocessing.pool import ThreadPool
-from typing import Any
 from urllib.parse import urlsplit
 
 from .._extras import require_extra
 from ..answers.format import AnswerFormat
 from .prompts import conversation_of
-from .rollouts import seed_of, with_system_prompt
+from .rollouts import Sampling, seed_of, with_system_prompt
 
 
 WORTH_ANOTHER_TRY = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -35,8 +35,6 @@ class EndpointRollouts:
             The model's name on the server.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Environment variable with the key, if the server needs one. The key is never written anywhere.
-        temperature, top_p, max_new_tokens, seed, system_prompt:
-            As for [`~data.rollouts.ModelRollouts`].
         concurrency (`int`, *optional*, defaults to 16):
             Most requests at a time.
         timeout (`float`, *optional*, defaults to 600.0):
@@ -45,6 +43,8 @@ class EndpointRollouts:
             How often a request is sent before the run stops.
         pause (`float`, *optional*, defaults to 1.0):
             Seconds before the second try, doubled before each further one.
+        sampling:
+            Fields of [`~data.rollouts.Sampling`].
 
     Raises:
         ImportError: the `openai` package is not installed.
@@ -59,15 +59,11 @@ class EndpointRollouts:
         name: str,
         *,
         api_key_env: str = "OPENAI_API_KEY",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 2048,
-        seed: int = 0,
-        system_prompt: str | None = None,
         concurrency: int = 16,
         timeout: float = 600.0,
         tries: int = 5,
         pause: float = 1.0,
+        **sampling,
     ):
         require_extra("train", "openai")
         from openai import DefaultHttpxClient, OpenAI
@@ -93,15 +89,8 @@ class EndpointRollouts:
         )
         self.api_key_env, self.concurrency, self.tries, self.pause = api_key_env, concurrency, tries, pause
         self._stop = threading.Event()
-        self.settings: dict[str, Any] = {
-            "model": name,
-            "endpoint": url,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "system_prompt": system_prompt,
-        }
+        self.sampling = Sampling(**sampling)
+        self.settings = {"model": name, "endpoint": url, **asdict(self.sampling)}
 
     def probe(self, row: dict) -> None:
         """Ask for one token of an answer to a prompt, images included, and raise an error if that fails."""
@@ -146,21 +135,21 @@ class EndpointRollouts:
         texts = []
         while len(texts) < count:  # some servers send one answer, whatever `n` says
             request = self._request(row, count - len(texts))
-            request["seed"] = seed_of(self.settings["seed"], index, len(texts))
+            request["seed"] = seed_of(self.sampling.seed, index, len(texts))
             texts += self._ask(request, self.tries, f"row {index}")
         return texts[:count]
 
     def _request(self, row: dict, count: int) -> dict:
-        settings = self.settings
-        prompt = with_system_prompt(row["prompt"], settings["system_prompt"])
+        sampling = self.sampling
+        prompt = with_system_prompt(row["prompt"], sampling.system_prompt)
         messages = conversation_of({"prompt": prompt, "images": row["images"]})
         return {
-            "model": settings["model"],
+            "model": self.settings["model"],
             "messages": [{**message, "content": [_part(part) for part in message["content"]]} for message in messages],
             "n": count,
-            "temperature": settings["temperature"],
-            "top_p": settings["top_p"],
-            "max_tokens": settings["max_new_tokens"],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
         }
 
     def _ask(self, request: dict, tries: int, what: str) -> list[str]:
