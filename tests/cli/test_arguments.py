@@ -123,14 +123,14 @@ def test_a_flag_without_value():
         parse("--output_dir", "x", "--seed")
 
 
-@pytest.mark.parametrize("text, reason", [("- 1", "holds a list"), ("a: [", "not valid YAML")])
+@pytest.mark.parametrize("text, reason", [("- 1", "holds a list"), ("a: [", "cannot be read as YAML")])
 def test_broken_yaml(config, text, reason):
     with pytest.raises(UsageError, match=f"`--config` is .*{reason}"):
         parse("--output_dir", "x", "--config", config(text))
 
 
 def test_missing_yaml(tmp_path):
-    with pytest.raises(UsageError, match="`--config` is .*cannot be read: No such file"):
+    with pytest.raises(UsageError, match="`--config` is .*cannot be read as YAML: .*No such file"):
         parse("--output_dir", "x", "--config", str(tmp_path / "absent.yaml"))
 
 

@@ -161,9 +161,7 @@ def test_a_dense_model_has_no_branch_to_choose(monkeypatch, capsys):
 
     monkeypatch.setattr(_models, "load_model", lambda *names, **options: tiny_word_level())
     assert chat.main(["--model_name_or_path", "dense", "--mode", "think"]) == 2
-    assert (
-        "'dense' is a dense model, which has one branch and no router. Remove --mode think." in capsys.readouterr().err
-    )
+    assert "'dense' is a dense model, which has one branch and no router. Remove --mode." in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -102,9 +102,9 @@ def test_the_exit_code_is_that_of_the_process_that_failed(monkeypatch):
 
     failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file="")
     monkeypatch.setattr(torchrun, "run", fail(ChildFailedError("sft", {1: failure})))
-    assert launch("sft", FLAGS, 2, None, use_cpu=False) == 2
+    assert launch("sft", FLAGS, sft.SFTArguments("m", ["d"], num_processes=2), use_cpu=False) == 2
     monkeypatch.setattr(accelerate_launch, "launch_command", fail(CalledProcessError(3, "sft")))
-    assert launch("sft", FLAGS, 1, "one_gpu", use_cpu=False) == 3
+    assert launch("sft", FLAGS, sft.SFTArguments("m", ["d"], accelerate_config="one_gpu"), use_cpu=False) == 3
 
 
 def test_a_file_of_ones_own(tmp_path):

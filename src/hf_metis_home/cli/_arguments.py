@@ -15,7 +15,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from annotated_types import Ge, Gt, Interval
+
+
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Probability = Annotated[float, Interval(ge=0, le=1)]
 
 
 class UsageError(ValueError):
@@ -70,8 +76,7 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
     Raises:
         UsageError: unknown flags or keys, values that do not fit, missing ones. All of them in one message.
     """
-    fields: dict[str, dataclasses.Field] = {}
-    types_of: dict[str, Any] = {}
+    fields, types_of = {}, {}
     for each in classes:
         hints = get_type_hints(each, include_extras=True)
         for field in dataclasses.fields(each):
@@ -112,9 +117,8 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
         if name in values:
             try:
                 values[name] = _converted(values[name], types_of[name])
-            except ValidationError as error:
-                reason = error.errors()[0]["msg"].replace("Input should be", "must be")
-                errors.append(f"`--{name}` is {values[name]!r}, but {reason}.")
+            except ValueError as error:
+                errors.append(f"`--{name}` is {values[name]!r}, but {error}.")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             errors.append(f"`--{name}` is required: {field.metadata['help']}.")
     if errors:
@@ -127,10 +131,8 @@ def read_yaml(path: str) -> dict:
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"`--config` is {path!r}, which cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"`--config` is {path!r}, which is not valid YAML: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"`--config` is {path!r}, which cannot be read as YAML: {error}") from None
     if not isinstance(values, dict | None):
         raise UsageError(f"`--config` is {path!r}, which holds a {type(values).__name__}, not `name: value` lines.")
     return values or {}
@@ -188,6 +190,8 @@ def _alternatives(kind: Any) -> list:
 
 def _converted(value: Any, kind: Any):
     """`value`, text from the command line or a value from YAML, as `kind`."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError  # not needed for `--help`
+
     alternatives = _alternatives(kind)
     if str not in alternatives:
         if value in ("none", "null") and types.NoneType in get_args(kind):
@@ -198,7 +202,10 @@ def _converted(value: Any, kind: Any):
             value = [value]
     # A number in YAML may be meant as text. TRL's fields may have classes that pydantic does not know.
     config = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
-    return TypeAdapter(kind, config=config).validate_python(value)
+    try:
+        return TypeAdapter(kind, config=config).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].replace("Input should be", "must be")) from None
 
 
 def _hint(name: str, known: list[str], dashes: str = "") -> str:

@@ -198,36 +198,37 @@ def write_conversation(conversation, model_name: str, path: Path) -> None:
         "system_prompt": conversation.system_prompt,
         "turns": [turn.record() for turn in conversation.turns],
     }
-    text = json.dumps(saved, indent=2, ensure_ascii=False) if path.suffix == ".json" else _markdown(saved)
+    text = json.dumps(saved, indent=2, ensure_ascii=False)
+    if path.suffix == ".md":
+        text = _markdown(saved, conversation.turns)
     try:
         write_whole(path, visible(text) + "\n")
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be written ({error.strerror}). Choose another place.") from error
 
 
-def _markdown(saved: dict) -> str:
+def _markdown(saved: dict, turns: list) -> str:
     """Texts are fenced, so that viewers show them unchanged, whatever the model wrote."""
-    lines = [f"# A conversation with {saved['model_name_or_path']}", "", f"Saved on {saved['date']}."]
+    lines = [f"# A conversation with {saved['model_name_or_path']}", "", f"Saved on {saved['date']}.", ""]
     if saved["system_prompt"]:
-        lines += ["", "System prompt:", "", *_fenced(saved["system_prompt"])]
-    for number, turn in enumerate(saved["turns"], 1):
-        branch = {True: "thinking", False: "non-thinking", None: "only"}[turn["thinking"]]
-        lines += ["", f"## {number}", "", *(f"- image: {path}" for path in turn["images"])]
-        lines += [""] if turn["images"] else []
-        lines += _fenced(turn["question"])
-        if turn["thought"]:
-            lines += ["", "Thought:", "", *_fenced(turn["thought"])]
-        ended = f"; {turn['ended']}" if turn["ended"] else ""
-        lines += ["", f"Answer of the {branch} branch ({turn['why']}; {turn['tokens']} tokens{ended}):", ""]
-        lines += _fenced(turn["answer"])
-    return "\n".join(lines)
+        lines += ["System prompt:", "", *_fenced(saved["system_prompt"])]
+    for number, turn in enumerate(turns, 1):
+        lines += [f"## {number}", ""]
+        if turn.images:
+            lines += [*(f"- image: {path}" for path, _ in turn.images), ""]
+        lines += _fenced(turn.question)
+        if turn.thought:
+            lines += ["Thought:", "", *_fenced(turn.thought)]
+        ended = f"; {turn.ended}" if turn.ended else ""
+        lines += [f"Answer of the {turn.branch} ({turn.why}; {turn.tokens} tokens{ended}):", "", *_fenced(turn.answer)]
+    return "\n".join(lines[:-1])
 
 
 def _fenced(text: str) -> list[str]:
     fence = "```"
     while fence in text:
         fence += "`"
-    return [f"{fence}text", text, fence]
+    return [f"{fence}text", text, fence, ""]
 
 
 def _set_up_line_editing() -> None:

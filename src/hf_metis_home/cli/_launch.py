@@ -10,7 +10,7 @@ CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
 LAUNCHED = "METIS_HOME_LAUNCHED"  # set in the processes that `launch` starts
 
 
-def launch(verb: str, argv: list[str], num_processes: int | None, accelerate_config: str | None, use_cpu: bool) -> int:
+def launch(verb: str, argv: list[str], arguments, use_cpu: bool) -> int:
     """
     Run a verb again, once per process.
 
@@ -19,10 +19,9 @@ def launch(verb: str, argv: list[str], num_processes: int | None, accelerate_con
             Name after `metis-home`.
         argv (`list[str]`):
             Its flags and values.
-        num_processes (`int`, *optional*):
-            How many processes to start on this machine; by default as many as the accelerate config says.
-        accelerate_config (`str`, *optional*):
-            Name of one of the configs of this package, or a file. Without one every process has the whole model.
+        arguments ([`~cli._training.RunArguments`]):
+            `num_processes`, by default as many as the accelerate config says, and `accelerate_config`, the name of a
+            config of this package or a file. Without a config every process has the whole model.
         use_cpu (`bool`):
             Whether to train on the CPU, as also without GPUs or with `ACCELERATE_USE_CPU`.
 
@@ -38,9 +37,9 @@ def launch(verb: str, argv: list[str], num_processes: int | None, accelerate_con
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    config = None if accelerate_config is None else config_file(accelerate_config)
+    config = None if arguments.accelerate_config is None else config_file(arguments.accelerate_config)
     settings = {} if config is None else read_yaml(config)
-    count = num_processes or settings.get("num_processes", 1)
+    count = arguments.num_processes or settings.get("num_processes", 1)
     gpus = torch.cuda.device_count()
     use_cpu = use_cpu or settings.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU") or not gpus
     if not use_cpu and count > gpus and settings.get("num_machines", 1) == 1:

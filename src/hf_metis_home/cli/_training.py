@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import PositiveInt
-
 from .._extras import require_extra
-from ._arguments import UsageError, flag, make_arguments, read_arguments
+from ._arguments import PositiveInt, UsageError, flag, make_arguments, read_arguments
 from ._launch import LAUNCHED, launch
 from ._run import report_errors
 
@@ -74,8 +72,7 @@ def run_training(
         arguments = make_arguments(arguments_class, values)
         several = arguments.num_processes or arguments.accelerate_config
         if several and not arguments.dry_run and LAUNCHED not in os.environ and "WORLD_SIZE" not in os.environ:
-            use_cpu = values.get("use_cpu", False)
-            return launch(verb, argv, arguments.num_processes, arguments.accelerate_config, use_cpu)
+            return launch(verb, argv, arguments, values.get("use_cpu", False))
         try:
             configs = [make_arguments(each, values) for each in classes[1:]]
         except (ValueError, TypeError) as error:  # of a configuration that checks itself

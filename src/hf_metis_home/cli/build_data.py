@@ -16,10 +16,10 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from annotated_types import Interval
 
 from .._extras import require_extra
-from ._arguments import UsageError, command_line, flag
+from ._arguments import PositiveFloat, PositiveInt, UsageError, command_line, flag
 from ._models import ModelArguments
 from ._run import print_table, verb
 
@@ -35,7 +35,7 @@ class BuildDataArguments(ModelArguments):
     limit: PositiveInt | None = flag("use only the first prompts of --dataset", None)
     n_rollouts: PositiveInt = flag("answers per prompt", 8)
     temperature: PositiveFloat = flag("sampling temperature", 1.0)
-    top_p: Annotated[float, Field(gt=0, le=1)] = flag("nucleus sampling: probability mass to sample from", 1.0)
+    top_p: Annotated[float, Interval(gt=0, le=1)] = flag("nucleus sampling: probability mass to sample from", 1.0)
     max_new_tokens: PositiveInt = flag("longest answer in tokens", 2048)
     system_prompt: str | None = flag("system prompt for drawing answers; not written into the rows", None)
     batch_size: PositiveInt = flag("prompts per batch, without --endpoint", 4)

@@ -11,11 +11,9 @@ Lines that begin with a slash are commands; /help lists them.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
-
-from ._arguments import UsageError, flag
+from ._arguments import NonNegativeFloat, PositiveInt, Probability, UsageError, flag
 from ._models import ModelArguments
 from ._run import verb
 
@@ -23,7 +21,7 @@ from ._run import verb
 @dataclass(kw_only=True)
 class ChatArguments(ModelArguments):
     mode: Literal["auto", "think", "direct"] = flag("let the router decide, or force one branch", "auto")
-    thinking_threshold: Annotated[float, Field(ge=0, le=1)] | None = flag(
+    thinking_threshold: Probability | None = flag(
         "think if the router's probability is at least this (default: the model's)", None
     )
     enable_thinking: bool | None = flag(
@@ -67,11 +65,10 @@ def main(arguments: ChatArguments) -> None:
         temperature=arguments.temperature,
         system_prompt=arguments.system_prompt,
     )
-    given = [] if arguments.mode == "auto" else [f"--mode {arguments.mode}"]
-    for flag_name in ("thinking_threshold", "enable_thinking", "max_thinking_tokens"):
-        given += [] if getattr(arguments, flag_name) is None else [f"--{flag_name}"]
+    names = ("mode", "thinking_threshold", "enable_thinking", "max_thinking_tokens")
+    given = ", ".join(f"--{flag}" for flag in names if getattr(arguments, flag) not in (None, "auto"))
     if given and not conversation.two_branch:
-        raise UsageError(f"{name!r} is a dense model, which has one branch and no router. Remove {', '.join(given)}.")
+        raise UsageError(f"{name!r} is a dense model, which has one branch and no router. Remove {given}.")
     Commands(conversation, Screen.of_process(), name, images, arguments.fold).run()
 
 

@@ -26,8 +26,7 @@ class EnvArguments:
 @verb
 def main(arguments: EnvArguments) -> None:
     """Run `metis-home env`."""
-    lines = {**versions(), "platform": platform.platform(), **_devices()}
-    lines.update({f"attention {name}": state for name, state in _attention().items()})
+    lines = {**versions(), "platform": platform.platform(), **_devices(), **_attention()}
     for extra, problems in extra_problems().items():
         name = f"extra {extra}" if extra else "required packages"
         install = f"{DISTRIBUTION}[{extra}]" if extra else DISTRIBUTION
@@ -65,7 +64,7 @@ def _attention() -> dict[str, str]:
     import torch
     from transformers.utils import import_utils
 
-    states = {"eager": "✓", "sdpa": "✓"}
+    states = {"attention eager": "✓", "attention sdpa": "✓"}
     for number, package in enumerate((f"'{DISTRIBUTION}[flash]'", "flash-attn-3", "flash-attn-4"), start=2):
         if not torch.cuda.is_available():
             state = "✗ needs a CUDA device"
@@ -73,7 +72,7 @@ def _attention() -> dict[str, str]:
             state = "✓"
         else:
             state = f"✗ not installed: pip install {package}"
-        states[f"flash_attention_{number}"] = state
+        states[f"attention flash_attention_{number}"] = state
     return states
 
 

@@ -70,11 +70,7 @@ def _print_estimate(estimate: dict) -> None:
     size = f"KV cache, {estimate['tokens']} tokens x {estimate['batch']}"
     row(size, lambda model: _gb(model["inference_bytes"]["kv_cache"]))
     section(f"Training, GB: 1 GPU / each of {estimate['gpus']}")
-    runs = {
-        "full": "all parameters",
-        "one_branch": "one branch",
-        "low_rank": f"rank {estimate['low_rank']}, and router",
-    }
+    runs = {"full": "all parameters", "one_branch": "one branch", "low_rank": f"rank {estimate['low_rank']} and router"}
     for name, label in runs.items():
         row(label, lambda model, name=name: _training(model["training_bytes"][name]))
     section("Disk, GB")

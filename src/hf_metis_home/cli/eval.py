@@ -15,9 +15,7 @@ Run the same command again to continue a run that was interrupted.
 
 from dataclasses import asdict, dataclass
 
-from pydantic import NonNegativeFloat, PositiveInt
-
-from ._arguments import flag
+from ._arguments import NonNegativeFloat, PositiveInt, flag
 from ._models import ModelArguments
 from ._run import print_statement, verb
 

@@ -80,14 +80,14 @@ def main(arguments: PushArguments) -> int:
 def _loads(kind: str, folder: Path, repo_id: str, commit: str) -> str:
     """The call that loads exactly this commit."""
     at = f'"{repo_id}", revision="{commit}"'
-    if kind == "dataset":
-        return f"datasets.load_dataset({at})"
-    if kind == "adapter":
-        return f"peft.PeftModel.from_pretrained(base, {at})"
-    if kind == "vllm":
-        return f"hf download {repo_id} --revision {commit} --local-dir FOLDER"
-    if kind == "dense":
-        return f"AutoModelForImageTextToText.from_pretrained({at})"
+    calls = {
+        "dataset": f"datasets.load_dataset({at})",
+        "adapter": f"peft.PeftModel.from_pretrained(base, {at})",
+        "vllm": f"hf download {repo_id} --revision {commit} --local-dir FOLDER",
+        "dense": f"AutoModelForImageTextToText.from_pretrained({at})",
+    }
+    if kind in calls:
+        return calls[kind]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     auto = "AutoModel" if config.get("architectures") == ["MetisHomeModel"] else "AutoModelForImageTextToText"
     return f"{auto}.from_pretrained({at}, trust_remote_code=True)"
