@@ -35,6 +35,7 @@ def config(tmp_path):
 
 def test_defaults():
     assert parse("--output_dir", "x") == Arguments("x", 0, 0.1, None, None)
+    assert parse("--output-dir=a-b") == parse("--output-dir", "a-b") == Arguments("a-b", 0, 0.1, None, None)
 
 
 def test_types():
@@ -159,6 +160,28 @@ def test_none_on_the_command_line():
 class More:
     seed: int = field(default=1, metadata={"help": "another seed"})
     limit: Annotated[int, Field(gt=0)] | None = field(default=None, metadata={"help": "limit"})
+
+
+@dataclass
+class Others:
+    resume: str | bool | None = field(default=None, metadata={"help": "true or a folder"})
+    branch: str | None = field(default=None, metadata={"help": "branch", "choices": [None, "left", "right"]})
+    kind: str = field(default="a", metadata={"help": "kind", "choices": ["a", "b"]})
+
+
+def test_fields_as_trl_writes_them(config):
+    def others(*argv: str) -> Others:
+        return parse_arguments(Others, list(argv), "metis-home test", "A test.")
+
+    assert others("--resume", "true", "--branch", "left", "--kind", "b") == Others(True, "left", "b")
+    assert others("--resume", "runs/5", "--branch", "none") == Others("runs/5", None, "a")
+    assert others("--config", config("resume: true\nbranch: null\n")) == Others(True, None, "a")
+    with pytest.raises(UsageError) as caught:
+        others("--branch", "up", "--kind", "none")
+    assert str(caught.value).splitlines() == [
+        "`--branch` is 'up', but must be 'left' or 'right'.",
+        "`--kind` is 'none', but must be 'a' or 'b'.",
+    ]
 
 
 def test_several_dataclasses_share_a_flag():

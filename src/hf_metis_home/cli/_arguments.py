@@ -8,6 +8,7 @@ wins. The YAML file may also have a section `env` with environment variables.
 import argparse
 import dataclasses
 import os
+import re
 import shlex
 import types
 from collections.abc import Sequence
@@ -81,11 +82,14 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
         hints = get_type_hints(each, include_extras=True)
         for field in dataclasses.fields(each):
             if field.init and field.name not in fields:
-                choices = field.metadata.get("choices")  # as transformers' `HfArgumentParser` reads it
-                fields[field.name] = field
-                types_of[field.name] = Literal[tuple(filter(None, choices))] | None if choices else hints[field.name]
+                fields[field.name], kind = field, hints[field.name]
+                if choices := field.metadata.get("choices"):  # as transformers' `HfArgumentParser` reads it
+                    allowed: Any = Literal[tuple(filter(None, choices))]
+                    kind = allowed | None if types.NoneType in get_args(kind) else allowed
+                types_of[field.name] = kind
 
-    # The words, as text. `SUPPRESS` leaves out what was not given.
+    # The words, as text; `--learning-rate` is `--learning_rate`. `SUPPRESS` leaves out what was not given.
+    argv = [re.sub("^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in argv]
     parser = _parser(fields, types_of, prog, description)
     try:
         namespace, unknown = parser.parse_known_args(argv)
@@ -200,6 +204,8 @@ def _converted(value: Any, kind: Any):
             value = str(value)  # pydantic reads true as the number 1
         if get_origin(alternatives[0]) is list and isinstance(value, str):
             value = [value]
+    elif bool in alternatives and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
     # A number in YAML may be meant as text. TRL's fields may have classes that pydantic does not know.
     config = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
     try:

@@ -171,10 +171,7 @@ def build_trainer(trainer_class: type, model_config, config, arguments: RunArgum
 
 def train_and_save(trainer, next_verb: str) -> None:
     """Train, save a complete folder, and print what was written where."""
-    resume = trainer.args.resume_from_checkpoint
-    if str(resume).lower() in ("true", "false"):
-        resume = str(resume).lower() == "true"
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model()
     output = trainer.args.output_dir
     trainer.accelerator.print(
