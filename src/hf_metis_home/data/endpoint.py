@@ -83,8 +83,7 @@ class EndpointRollouts:
         # No retries in the client: it would not retry a broken reply, nor could its waits be interrupted.
         self._client = OpenAI(base_url=self.url, api_key=self.key, timeout=timeout, max_retries=0, http_client=http)
         self.api_key_env, self.concurrency, self.tries, self.pause = api_key_env, concurrency, tries, pause
-        self._stop = threading.Event()
-        self.sampling = Sampling(**sampling)
+        self._stop, self.sampling = threading.Event(), Sampling(**sampling)
         self.settings = {"model": name, "endpoint": url, **asdict(self.sampling)}
 
     def probe(self, row: dict) -> None:
