@@ -19,51 +19,29 @@ from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VisionTransformerPretrainedModel,
-    Qwen2_5_VLAttention,
-    Qwen2_5_VLDecoderLayer,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLModel,
-    Qwen2_5_VLPreTrainedModel,
-    Qwen2_5_VLTextModel,
-)
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as dense
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .branches_metis_home import (
-    BranchRows,
-    MetisHomeBranches,
-    MetisHomeLowRankAttention,
-    MetisHomeLowRankMLP,
-    MetisHomeZeroLinear,
-    loaded_branches,
-)
+from .branches_metis_home import BranchRows, MetisHomeDecoderLayer, MetisHomeZeroLinear
 from .compat_metis_home import CACHE, MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
 from .configuration_metis_home import (
-    ATTENTION_PROJECTIONS,
     BRANCHES,
     MetisHomeConfig,
     MetisHomeTextConfig,
     check_only_branch,
+    check_threshold,
     tensor_parallel_plan,
 )
-from .generation_metis_home import (
-    GenerationCall,
-    MetisHomeDecision,
-    MetisHomeGenerationMixin,
-    ThinkingBudgetLogitsProcessor,
-    decide,
-)
+from .generation_metis_home import GenerationCall, MetisHomeDecision, MetisHomeGenerationMixin, decide
 from .router_metis_home import (
     MetisHomeRouter,
     Routing,
     check_prompts,
     check_routable,
     check_thinking,
-    check_threshold,
     is_thinking,
     readable_tokens,
 )
@@ -122,32 +100,7 @@ class MetisHomeRouting(ModelOutput):
     thinking: torch.LongTensor | None = None
 
 
-class MetisHomeDecoderLayer(Qwen2_5_VLDecoderLayer):
-    """Qwen2.5-VL's decoder layer with two branches in its feed-forward network, of either kind, and its attention."""
-
-    def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
-        self.mlp = (MetisHomeBranches if config.branch_kind == "ffn" else MetisHomeLowRankMLP)(config)
-        self.attention_has_branches = config.branch_kind == "lora" and any(
-            name in config.branch_projections for name in ATTENTION_PROJECTIONS
-        )
-        if self.attention_has_branches:
-            self.self_attn = MetisHomeLowRankAttention(config, layer_idx)
-
-    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows, **kwargs) -> torch.Tensor:
-        residual = hidden_states
-        hidden_states = self.input_layernorm(hidden_states)
-        attended = {"branch": branch} if self.attention_has_branches else {}
-        hidden_states, _ = self.self_attn(hidden_states=hidden_states, **attended, **kwargs)
-        hidden_states = residual + hidden_states
-
-        residual = hidden_states
-        hidden_states = self.post_attention_layernorm(hidden_states)
-        hidden_states = self.mlp(hidden_states, branch)
-        return residual + hidden_states
-
-
-class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
+class MetisHomePreTrainedModel(dense.Qwen2_5_VLPreTrainedModel):
     """What the models here share: layers that devices do not split, and a router that stays in fp32."""
 
     config: MetisHomeConfig
@@ -165,18 +118,18 @@ class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
             super()._init_weights(module)
 
 
-class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
+class MetisHomeTextModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLTextModel):
     """Qwen2.5-VL's language model with the router, and two branches from layer `config.router_layer` on."""
 
     config: MetisHomeTextConfig
     input_modalities = ("text",)
-    _can_record_outputs = {"hidden_states": Qwen2_5_VLDecoderLayer, "attentions": Qwen2_5_VLAttention}
+    _can_record_outputs = {"hidden_states": dense.Qwen2_5_VLDecoderLayer, "attentions": dense.Qwen2_5_VLAttention}
 
     def __init__(self, config: MetisHomeTextConfig):
         lora = config.branch_kind == "lora"
         config.base_model_tp_plan = tensor_parallel_plan(
             shared_ffn=lora or config.router_layer > 0,
-            branches=loaded_branches(config) if config.router_layer < config.num_hidden_layers else (),
+            branches=config.loaded_branches if config.router_layer < config.num_hidden_layers else (),
             deltas=config.branch_projections if lora else None,
         )
         if config.num_hidden_layers == 0:  # a router that reads the embeddings
@@ -301,21 +254,23 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         return BranchRows(thinking.nonzero()[:, 0], (~thinking).nonzero()[:, 0])
 
 
-class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
+class MetisHomeModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLModel):
     """Vision tower, router and two-branch language model without a head: what `AutoModel` gives."""
 
     _no_split_modules = MetisHomePreTrainedModel._no_split_modules
 
     def __init__(self, config: MetisHomeConfig):
-        super(Qwen2_5_VLModel, self).__init__(config)  # not the parent's, which would build a dense language model
+        super(dense.Qwen2_5_VLModel, self).__init__(
+            config
+        )  # not the parent's, which would build a dense language model
         config.text_config.only_branch = check_only_branch(config.only_branch)
-        self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
+        self.visual = dense.Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
         self.language_model = MetisHomeTextModel._from_config(config.text_config)
         self.rope_deltas = None
         self.post_init()
 
     @can_return_tuple
-    @with_inputs_of(Qwen2_5_VLModel)
+    @with_inputs_of(dense.Qwen2_5_VLModel)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -343,7 +298,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         inputs = input_ids if input_ids is not None else inputs_embeds
         routing = Routing() if routing is None else routing
         routing.route_only = route_only
-        routing.threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        routing.threshold = self.threshold(thinking_threshold)
         thinking = self.only_loaded_branch(check_thinking(thinking, inputs.shape[0], inputs.device))
         routing.thinking = thinking
         undecided = thinking is None or (isinstance(thinking, torch.Tensor) and thinking.dtype != torch.bool)
@@ -406,7 +361,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         Returns:
             [`MetisHomeRouting`]: `logits` `(batch_size, 2)`, `thinking_probability` and `thinking` `(batch_size,)`.
         """
-        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        thinking_threshold = self.threshold(thinking_threshold)
         check_prompts(inputs.get("attention_mask"))
         logits = self(**inputs, route_only=True).branch_logits
         probability = logits.softmax(dim=-1)[:, 1]
@@ -468,6 +423,10 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             )
         return loaded
 
+    def threshold(self, thinking_threshold: float | None) -> float:
+        """The threshold to use: the argument, or the configuration's where it is None."""
+        return check_threshold(self.config.thinking_threshold if thinking_threshold is None else thinking_threshold)
+
     def token_types(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """
         Token types as the processor gives them (0 text, 1 image, 2 video), of shape `(batch_size, seq_len)`. Without
@@ -490,7 +449,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
 
 
 class MetisHomeForConditionalGeneration(
-    MetisHomeGenerationMixin, MetisHomePreTrainedModel, Qwen2_5_VLForConditionalGeneration
+    MetisHomeGenerationMixin, MetisHomePreTrainedModel, dense.Qwen2_5_VLForConditionalGeneration
 ):
     """
     Qwen2.5-VL with a thinking and a non-thinking branch and a router that picks one per query (arXiv 2510.20519).
@@ -516,13 +475,13 @@ class MetisHomeForConditionalGeneration(
     _no_split_modules = MetisHomePreTrainedModel._no_split_modules
 
     def __init__(self, config: MetisHomeConfig):
-        super(Qwen2_5_VLForConditionalGeneration, self).__init__(config)
+        super(dense.Qwen2_5_VLForConditionalGeneration, self).__init__(config)
         self.model = MetisHomeModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
-    @with_inputs_of(Qwen2_5_VLForConditionalGeneration)
+    @with_inputs_of(dense.Qwen2_5_VLForConditionalGeneration)
     def forward(
         self,
         *args,
@@ -621,9 +580,8 @@ class MetisHomeForConditionalGeneration(
                 "passed with it: pass them to `decide`."
             )
         check_prompts(kwargs.get("attention_mask"))
-        call = GenerationCall(decision)
-        if max_thinking_tokens is not None:
-            call.budget = ThinkingBudgetLogitsProcessor(max_thinking_tokens, self.config)
+        call = GenerationCall(self.config, decision, max_thinking_tokens)
+        if call.budget is not None:
             logits_processor = LogitsProcessorList([*(logits_processor or ()), call.budget])
         outputs = super().generate(
             inputs,

@@ -47,23 +47,6 @@ def is_thinking(probability, threshold):
     return thinking.numpy() if thinking.ndim else thinking.item()
 
 
-def check_threshold(thinking_threshold: float | None, default: float) -> float:
-    """The threshold to use: the argument, or the config's where it is None. An error outside [0, 1]."""
-    if thinking_threshold is None:
-        return default
-    if isinstance(thinking_threshold, bool) or not isinstance(thinking_threshold, (int, float)):
-        raise ValueError(
-            f"`thinking_threshold` is {thinking_threshold!r}, but must be a number in [0, 1]: a query goes to the "
-            "thinking branch where the router's probability is at least this."
-        )
-    if not 0.0 <= thinking_threshold <= 1.0:
-        raise ValueError(
-            f"`thinking_threshold` is {thinking_threshold}, but it is compared with a probability and must be in "
-            "[0, 1]: 0 sends every query to the thinking branch; to force a branch, pass `thinking=True` or `False`."
-        )
-    return float(thinking_threshold)
-
-
 def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | None:
     """
     Bring every way to say `thinking` into one form.
