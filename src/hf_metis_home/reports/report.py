@@ -5,7 +5,6 @@ Everything comes from the table and from what lies beside it; nothing is generat
 """
 
 import json
-import math
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,18 +12,18 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from .. import __version__
 from ..evaluation.metrics import evaluate_outcomes
-from ..evaluation.policies import Policy, policies_of
-from .figures import reliability_rows, thinking_ratio_rows, write_plots
+from ..evaluation.policies import policies_of
+from .figures import MARKERS, pareto_figure, reliability_rows, svg_uri, thinking_ratio_rows, write_plots
 from .hub_results import eval_results, model_index
 from .outcomes_folder import read_outcomes_folder
-from .page import Frame, frame_to, known, place_labels, render_page
+from .page import known, render_page
 from .statement import statement
 from .wrong_routes import shorten, wrong_routes
 
 
 DEFAULT_THRESHOLD = 0.5  # the configuration's
-CURVE_POINTS = 120
 REASONS = 30
 SUBJECTS = 50  # of a task
 TASKS_NAMED = 8  # beside a reason
@@ -102,7 +101,9 @@ def write_report(
 
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_plots(metrics, output_dir / "plots")
+    plots = {name: svg_uri(figure) for name, figure in write_plots(metrics, output_dir / "plots").items()}
+    names = [task for task in metrics["tasks"] if task != "all"]
+    by_task = {task: pareto_figure(metrics, task) for task in names if len(names) > 1}
     _write_json(output_dir / "results.json", results)
     _write_json(output_dir / "model_index.json", model_index(metrics["tasks"], model, run.get("tasks")))
     _write_eval_results(output_dir / ".eval_results", metrics, run)
@@ -111,16 +112,18 @@ def write_report(
         Path(__file__).with_name("report.html.jinja"),
         model=model,
         tasks=metrics["tasks"],
-        names=[task for task in metrics["tasks"] if task != "all"],
-        policies=(policies := policies_of(metrics)),
+        names=names,
+        policies=policies_of(metrics),
+        markers=MARKERS,
         routed="router" in metrics["tasks"]["all"]["policies"],
         threshold=threshold,
         threshold_source=threshold_source,
         statement=statement(results),
-        plots=_plots(metrics, policies),
+        task_plots={task: svg_uri(figure) for task, figure in by_task.items() if figure},
+        plots=plots,
         router_columns=ROUTER_COLUMNS,
         ratios=_ratios(metrics),
-        reliability=_reliability(metrics),
+        reliability=reliability_rows(metrics),
         leakage_columns=LEAKAGE_COLUMNS,
         failed=_failed(frame),
         wrong=wrong_routes(frame, threshold, questions),
@@ -210,52 +213,6 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _plots(metrics: dict, policies: list[Policy]) -> dict[str, dict]:
-    """Task to its plot of accuracy against tokens, all questions first."""
-    order = ["all", *(task for task in metrics["tasks"] if task != "all")]
-    plots = {task: _pareto(metrics["tasks"][task], (metrics.get("curve") or {}).get(task), policies) for task in order}
-    return {task: plot for task, plot in plots.items() if plot["marks"]}
-
-
-def _pareto(cells: dict, curve: list[dict] | None, policies: list[Policy]) -> dict:
-    pairs = [(policy, cells["policies"].get(policy.name)) for policy in policies]
-    pairs = [(policy, cell) for policy, cell in pairs if cell and known(cell["accuracy"]) and known(cell["tokens"])]
-    curve = sorted(curve or [], key=lambda point: point["tokens"])
-    curve = curve[:: -(-len(curve) // CURVE_POINTS)] + curve[-1:] if curve else []
-    heights = [height for _, cell in pairs for height in _interval(cell)] + [point["accuracy"] for point in curve]
-    start, end = _span(heights)
-    frame = frame_to(max([cell["tokens"] for _, cell in pairs], default=1.0), y_start=start, y_end=end)
-    marks = []
-    for policy, cell in pairs:
-        low, high = _interval(cell)
-        mark = {"policy": policy, "cell": cell, "x": frame.x(cell["tokens"]), "y": frame.y(cell["accuracy"])}
-        marks.append({**mark, "low": frame.y(low), "high": frame.y(high)})
-    place_labels(marks, frame)
-    ends = [mark for mark in marks if mark["policy"].name in ("thinking", "non_thinking")]
-    return {
-        "frame": frame,
-        "marks": marks,
-        "curve": " ".join(f"{frame.x(point['tokens'])},{frame.y(point['accuracy'])}" for point in curve),
-        "chance": " ".join(f"{mark['x']},{mark['y']}" for mark in ends) if len(ends) == 2 else "",
-    }
-
-
-def _interval(cell: dict) -> tuple[float, float]:
-    low, high = cell.get("interval") or (None, None)
-    return (low, high) if known(low) and known(high) else (cell["accuracy"], cell["accuracy"])
-
-
-def _span(shares: list[float]) -> tuple[float, float]:
-    """Ends of an axis in tenths, around the shares and at least two tenths long."""
-    if not shares:
-        return 0.0, 1.0
-    start, end = math.floor(10 * min(shares) + 1e-9), math.ceil(10 * max(shares) - 1e-9)
-    start, end = max(start, 0), min(end, 10)
-    while end - start < 2:
-        start, end = max(start - 1, 0), min(end + 1, 10)
-    return start / 10, end / 10
-
-
 def _ratios(metrics: dict) -> list[dict]:
     """Thinking ratios of tasks and of each one's largest subjects."""
     rows, found = [], thinking_ratio_rows(metrics)
@@ -264,20 +221,6 @@ def _ratios(metrics: dict) -> list[dict]:
         subjects = sorted((row for row in mine if row["subject"] is not None), key=lambda row: -row["n"])
         rows += [row for row in mine if row["subject"] is None] + subjects[:SUBJECTS]
     return rows
-
-
-def _reliability(metrics: dict) -> dict | None:
-    rows = reliability_rows(metrics)
-    if not rows:
-        return None
-    ticks = [(index / 4, f"{25 * index}") for index in range(5)]
-    frame = Frame(1.0, ticks, width=400, height=340, right=20)
-    most = max(row["n"] for row in rows)
-    dots = []
-    for row in rows:
-        place = {"x": frame.x(row["probability"]), "y": frame.y(row["thinking_pays"])}
-        dots.append({**row, **place, "radius": round(2.5 + 9 * (row["n"] / most) ** 0.5, 1)})
-    return {"frame": frame, "dots": dots, "diagonal": f"{frame.x(0)},{frame.y(0)} {frame.x(1)},{frame.y(1)}"}
 
 
 def _failed(frame) -> dict:
