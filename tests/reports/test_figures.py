@@ -96,7 +96,7 @@ def test_dense_model_has_no_reliability(tmp_path):
 @pytest.mark.parametrize("heights", [[1.0] * 7, [0.0] * 7, [0.5] * 7, [0.99, 0.98, 0.6, 0.59, 0.01, 0.0, 0.0]], ids=str)
 def test_names_of_marks_do_not_overlap(heights):
     looks = zip(heights, MARKERS, ["blue", "red", "green", "gray", "orange", "purple", "ink"], strict=True)
-    marks = [Mark(f"Model {i}", 10.0 + i, y, y, y, shape, color) for i, (y, shape, color) in enumerate(looks)]
+    marks = [Mark(f"Model {i}", 10.0 + i, y, (y, y), shape, color) for i, (y, shape, color) in enumerate(looks)]
     figure = accuracy_figure(marks)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # places the names
@@ -108,7 +108,7 @@ def test_names_of_marks_do_not_overlap(heights):
 
 
 def test_marks_are_where_their_values_are():
-    marks = [Mark("few", 0.0, 1.0, 0.9, 1.0, "up", "red"), Mark("many", 20.0, 0.25, 0.2, 0.3, "down", "blue")]
+    marks = [Mark("few", 0.0, 1.0, (0.9, 1.0), "up", "red"), Mark("many", 20.0, 0.25, None, "down", "blue")]
     figure = accuracy_figure(marks)
     places = {name.get_text(): name.xy for name in figure.axes[0].texts}
     assert places == {"few": (0.0, 100.0), "many": (20.0, 25.0)}

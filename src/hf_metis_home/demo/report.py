@@ -89,6 +89,6 @@ def _plot(cells: dict, models: dict, task: str) -> Figure:
         cell = cells[name].get(task)
         if cell is not None and known(cell["accuracy"]) and known(cell["mean_tokens"]):
             accuracy, error = cell["accuracy"], cell["stderr"] if known(cell.get("stderr")) else 0.0
-            low, high = max(accuracy - error, 0.0), min(accuracy + error, 1.0)
-            marks.append(Mark(title, cell["mean_tokens"], accuracy, low, high, *LOOKS[name]))
+            ends = (max(accuracy - error, 0.0), min(accuracy + error, 1.0))
+            marks.append(Mark(title, cell["mean_tokens"], accuracy, ends, *LOOKS[name]))
     return accuracy_figure(marks)

@@ -3,7 +3,6 @@ The plots of all reports. One matplotlib figure each, saved as PNG beside its nu
 """
 
 import base64
-import csv
 import io
 import math
 import warnings
@@ -12,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pandas import DataFrame
+
 from .._extras import require_extra
 from ..evaluation.policies import own_policy, policies_of
-from .page import PALETTE, known
+from .page import PALETTE, interval_of, known
 
 
 require_extra("eval", "matplotlib")
@@ -49,13 +50,12 @@ def _style() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of [`accuracy_figure`]: mean tokens, accuracy and its interval in [0, 1], name, and look."""
+    """A point of [`accuracy_figure`]: name, mean tokens, accuracy and its interval in [0, 1], and look."""
 
     title: str
     tokens: float
     accuracy: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     shape: str
     color: str
 
@@ -85,10 +85,7 @@ def write_plots(metrics: dict, folder: str | Path) -> dict[str, Figure]:
     for name, (rows, draw) in tables.items():
         if not rows:
             continue
-        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
         figures[name] = draw(rows)
         figures[name].savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
     return figures
@@ -119,14 +116,16 @@ def pareto_rows(metrics: dict) -> list[dict]:
     rows = []
     for task, cells in metrics["tasks"].items():
         for policy, cell in cells["policies"].items():
-            if cell is not None and known(cell["accuracy"]) and known(cell["tokens"]):
-                low, high = cell.get("interval") or (None, None)
+            if _drawable(cell):
+                low, high = interval_of(cell) or (None, None)
                 facts = {name: cell.get(name) for name in ("accuracy", "tokens", "thinking_ratio")}
                 rows.append({"task": task, "policy": policy, "threshold": None, **facts, "low": low, "high": high})
-        for point in (metrics.get("curve") or {}).get(task) or []:
-            facts = {name: point[name] for name in ("threshold", "accuracy", "tokens", "thinking_ratio")}
-            rows.append({"task": task, "policy": "curve", **facts, "low": None, "high": None})
+        rows += [{"task": task, "policy": "curve", **point} for point in metrics["curve"].get(task) or []]
     return rows
+
+
+def _drawable(cell: dict | None) -> bool:
+    return bool(cell) and known(cell["accuracy"]) and known(cell["tokens"])
 
 
 def thinking_ratio_rows(metrics: dict) -> list[dict]:
@@ -138,40 +137,36 @@ def thinking_ratio_rows(metrics: dict) -> list[dict]:
         if not known(own.get("thinking_ratio")):
             continue
         oracle = (policies.get("oracle") or {}).get("thinking_ratio")
-        ratios = {"thinking_ratio": own["thinking_ratio"], "oracle": oracle}
-        rows.append({"task": task, "subject": None, "n": cells["n"], **ratios})
-        for subject, part in ((metrics.get("subjects") or {}).get(task) or {}).items():
-            ratios = {"thinking_ratio": part.get("thinking_ratio"), "oracle": None}
-            rows.append({"task": task, "subject": subject, "n": part["n"], **ratios})
+        ratio = own["thinking_ratio"]
+        rows.append({"task": task, "subject": None, "n": cells["n"], "thinking_ratio": ratio, "oracle": oracle})
+        subjects = sorted(metrics["subjects"].get(task, {}).items(), key=lambda item: -item[1]["n"])
+        rows += [
+            {"task": task, "subject": subject, "n": part["n"], "thinking_ratio": part["thinking_ratio"], "oracle": None}
+            for subject, part in subjects
+        ]
     return rows
 
 
 def reliability_rows(metrics: dict) -> list[dict]:
     """One row per bin of the router's probability that has questions."""
-    bins = (metrics.get("reliability") or {}).get("all") or []
-    return [
-        {name: part[name] for name in ("low", "high", "n", "probability", "thinking_pays")}
-        for part in bins
-        if part["n"]
-    ]
+    return [part for part in metrics["reliability"].get("all") or [] if part["n"]]
 
 
 def pareto_figure(metrics: dict, task: str = "all") -> Figure | None:
     """Accuracy against tokens of a task's policies; None where neither is known."""
-    found = pareto_rows({**metrics, "tasks": {task: metrics["tasks"][task]}})
-    rows = {row["policy"]: row for row in found}
-    marks = []
-    for policy in policies_of(metrics):
-        if row := rows.get(policy.name):
-            interval = (row["low"], row["high"]) if known(row["low"]) and known(row["high"]) else (row["accuracy"],) * 2
-            marks.append(Mark(policy.title, row["tokens"], row["accuracy"], *interval, policy.shape, policy.color))
+    cells = {policy: cell for policy, cell in metrics["tasks"][task]["policies"].items() if _drawable(cell)}
+    marks = [
+        Mark(policy.title, cell["tokens"], cell["accuracy"], interval_of(cell), policy.shape, policy.color)
+        for policy in policies_of(metrics)
+        if (cell := cells.get(policy.name))
+    ]
     if not marks:
         return None
-    curve = sorted((row["tokens"], row["accuracy"]) for row in found if row["policy"] == "curve")
+    curve = sorted((point["tokens"], point["accuracy"]) for point in metrics["curve"].get(task) or [])
     curve = curve[:: -(-len(curve) // CURVE_POINTS)] + curve[-1:] if curve else []
-    ends = [rows[name] for name in ("non_thinking", "thinking") if name in rows]
-    chance = [(row["tokens"], row["accuracy"]) for row in ends] if len(ends) == 2 else []
-    heights = [height for mark in marks for height in (mark.low, mark.high)] + [height for _, height in curve]
+    ends = [cells[name] for name in ("non_thinking", "thinking") if name in cells]
+    chance = [(cell["tokens"], cell["accuracy"]) for cell in ends] if len(ends) == 2 else []
+    heights = [height for mark in marks for height in mark.interval or [mark.accuracy]] + [y for _, y in curve]
     return accuracy_figure(marks, curve, chance, span(heights))
 
 
@@ -208,7 +203,8 @@ def accuracy_figure(
         ordered, _label_places([(100 * m.accuracy - bottom) / (top - bottom) for m in ordered]), strict=True
     ):
         color, (x, y) = COLORS[mark.color], (mark.tokens, 100 * mark.accuracy)
-        axes.plot([x, x], [100 * mark.low, 100 * mark.high], color=color, linewidth=1.2, alpha=0.75, clip_on=False)
+        ends = [100 * end for end in mark.interval or ()]
+        axes.plot([x] * len(ends), ends, color=color, linewidth=1.2, alpha=0.75, clip_on=False)
         axes.plot(x, y, MARKERS[mark.shape][0], color=color, mfc="none", mew=1.8, markersize=8, clip_on=False, zorder=3)
         leader = {"arrowstyle": "-", "color": color, "alpha": 0.45, "linewidth": 0.9, "relpos": (0, 0.5), "shrinkB": 5}
         axes.annotate(

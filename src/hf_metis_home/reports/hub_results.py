@@ -113,6 +113,30 @@ def eval_results(
     return files
 
 
+def write_eval_results(folder: Path, files: dict[str, list[dict]]) -> list[str]:
+    """
+    Write `.eval_results/*.yaml`. Entries of other benchmarks in a file of the same name stay.
+
+    Returns:
+        `list[str]`: the paths in the folder.
+    """
+    import yaml
+
+    for name, entries in files.items():
+        path = folder / ".eval_results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        old = (yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
+        ours = {_benchmark(entry) for entry in entries}
+        entries = [*(entry for entry in old if _benchmark(entry) not in ours), *entries]
+        write_whole(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+    return [f".eval_results/{name}" for name in files]
+
+
+def _benchmark(entry: dict) -> tuple:
+    dataset = entry.get("dataset") or {}
+    return dataset.get("id"), dataset.get("task_id")
+
+
 def slug(text: str) -> str:
     """`text` as the name of a dataset or a file may be: letters, digits, `-`, `_` and `.`, not hidden."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:96] or "task"

@@ -54,8 +54,13 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def interval_of(cell: dict, name: str = "interval") -> tuple[float, float] | None:
+    low, high = cell.get(name) or (None, None)
+    return (low, high) if known(low) and known(high) else None
+
+
 def percent(value: float | None, digits: int = 1, unit: str = "") -> str:
-    # Plus zero, which takes the sign of what is rounded to minus zero.
+    # Adding zero turns a rounded minus zero into zero.
     return f"{round(100 * value, digits) + 0.0:.{digits}f}{unit}" if known(value) else "–"
 
 
