@@ -6,7 +6,7 @@ import random
 import pytest
 from datasets import Dataset, load_dataset
 
-from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.data import check_row
 from hf_metis_home.data.build import build_data
 from hf_metis_home.data.dataset_folder import write_dataset_folder
@@ -38,7 +38,7 @@ def test_the_pass_rate_decides(tmp_path):
     for number, row in rows.items():
         check_row(row, number)
         assert row["thinking"] is True and row["task"] == "sums" and row["solution"] == str(number + 4)
-        thought = parse_completion(row["completion"][0]["content"]).thought
+        thought = AnswerFormat().parse(row["completion"][0]["content"]).thought
         assert thought == ("short" if number % 3 == 1 else "expert")
         assert [image.getpixel((0, 0)) for image in row["images"]] == ([(number, 0, 0)] if number % 2 else [])
     counts = {"prompts": 30, "always": 10, "sometimes": 10, "never": 10, "own_traces": 10, "expert_traces": 5}
@@ -62,7 +62,7 @@ def test_another_model_as_expert_is_asked_for_what_is_never_solved_alone(tmp_pat
     report = build_data(prompts, ScriptedModel(by_thirds), tmp_path / "out", expert=expert, other_mode_share=0.0)
     assert expert.asked == [2, 5]
     thoughts = {
-        number_of(row): parse_completion(row["completion"][0]["content"]).thought
+        number_of(row): AnswerFormat().parse(row["completion"][0]["content"]).thought
         for row in load(tmp_path / "out", tmp_path)
     }
     assert thoughts == {1: "short", 2: "expert", 4: "short", 7: "short", 8: "given"}
@@ -78,7 +78,7 @@ def test_what_is_always_right_can_answer_at_once(tmp_path):
     assert direct == {number for number in range(30) if number % 3 == 0}
     assert report["non_thinking"] == report["thinking"] == 10
     for row in rows:
-        parsed = parse_completion(row["completion"][0]["content"])
+        parsed = AnswerFormat().parse(row["completion"][0]["content"])
         assert (parsed.thought == "") == (not row["thinking"]) and parsed.answer == row["solution"]
 
 

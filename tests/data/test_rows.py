@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from hf_metis_home.answers import render_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.data import TRAINING_COLUMNS, check_columns, check_row
 
 
@@ -12,7 +12,7 @@ def row(**changes):
     return {
         "prompt": [{"role": "user", "content": "what color is the shape?"}],
         "images": [],
-        "completion": [{"role": "assistant", "content": render_completion("7-3=4;", "4")}],
+        "completion": [{"role": "assistant", "content": AnswerFormat().render("7-3=4;", "4")}],
         "thinking": True,
         **changes,
     }

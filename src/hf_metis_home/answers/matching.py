@@ -19,10 +19,11 @@ An answer has to commit itself: of several numbers or choices none wins.
 import re
 
 from .expressions import expressions_equal
-from .format import ANSWER, END_ANSWER, TAGS, parse_completion
+from .format import AnswerFormat
 from .quantities import quantities_match, read_quantity, split_unit
 
 
+TAGS = AnswerFormat().tags
 MAX_LENGTH = 1000  # characters beyond those of the gold answer: a longer answer is not read
 MAX_EXPRESSION, MAX_DEPTH = 300, 8  # math-verify takes a second for ten brackets in each other
 
@@ -84,17 +85,6 @@ def answers_match(answer: str, solution: str) -> bool:
     return bool(given) and _match(given, gold)
 
 
-def final_answer(text: str) -> str | None:
-    """
-    The answer that a completion commits itself to, or None: it needs exactly one answer block, closed, after the
-    thought and with nothing behind it.
-    """
-    text = text.rstrip()
-    if text.count(ANSWER) != 1 or text.count(END_ANSWER) != 1 or not text.endswith(END_ANSWER):
-        return None
-    return parse_completion(text).answer
-
-
 def gold_text(solution: str, name: str = "`solution`") -> str:
     """
     A gold answer without what it is wrapped in. An error, which calls it `name`, where nothing is there.
@@ -102,8 +92,8 @@ def gold_text(solution: str, name: str = "`solution`") -> str:
     if not isinstance(solution, str):
         raise ValueError(f"{name} is {solution!r}, but must be text. Write the gold answer as a string.")
     gold = solution.strip()
-    if gold.startswith(ANSWER) and gold.endswith(END_ANSWER):
-        gold = gold[len(ANSWER) : -len(END_ANSWER)]
+    if gold.startswith(TAGS[2]) and gold.endswith(TAGS[3]):
+        gold = gold.removeprefix(TAGS[2]).removesuffix(TAGS[3])
     gold = _bare(gold)
     if not gold or not _normal(gold):
         raise ValueError(f"{name} is {solution!r}, which holds no answer. Give the gold answer, or drop the row.")

@@ -12,7 +12,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from .._folders import check_output_dir, staged_folder
-from ..answers.format import parse_completion
+from ..answers.format import AnswerFormat
 from .dataset_folder import write_dataset_folder
 from .pass_rate import TaskReport, is_right, shortest_trace, sort_by_pass_rate
 from .prompt_sets import PromptSet, training_row
@@ -162,7 +162,7 @@ def _expert_traces(prompts: PromptSet, unsolved: list[int], expert, work: WorkFi
 
 
 def _thinking_row(row: dict, trace: str) -> dict:
-    parsed = parse_completion(trace)
+    parsed = AnswerFormat().parse(trace)
     return training_row(row, parsed.thought, parsed.answer)
 
 

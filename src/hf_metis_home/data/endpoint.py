@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..answers.format import ANSWER, END_ANSWER, END_THINK, THINK
+from ..answers.format import AnswerFormat
 from .prompts import conversation_of
 from .rollouts import seed_of, with_system_prompt
 
@@ -224,9 +224,10 @@ def _text(message: dict) -> str:
     """
     thought = message.get("reasoning_content") or message.get("reasoning")
     content = (message.get("content") if thought else message["content"]) or ""  # null where an answer was cut off
-    if not thought or THINK in content:
+    think, end_think, begin, end = AnswerFormat().tags
+    if not thought or think in content:
         return content
-    return f"{THINK}{thought}{END_THINK}{content if ANSWER in content else ANSWER + content.strip() + END_ANSWER}"
+    return f"{think}{thought}{end_think}{content if begin in content else begin + content.strip() + end}"
 
 
 def _part(part: dict) -> dict:

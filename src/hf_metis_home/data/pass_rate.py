@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from ..answers.format import parse_completion
-from ..answers.matching import answers_match, final_answer
+from ..answers.format import AnswerFormat
+from ..answers.judging import judge
 from .prompt_sets import PromptSet
 
 
@@ -70,11 +70,10 @@ def sort_by_pass_rate(prompts: PromptSet, rollouts: dict, reports: dict) -> tupl
 
 def is_right(text: str, solution: str) -> bool:
     """Whether a completion commits itself to the gold answer."""
-    answer = final_answer(text)
-    return answer is not None and answers_match(answer, solution)
+    return judge(text, solution).correct
 
 
 def shortest_trace(texts: list[str]) -> str | None:
     """The shortest text that can be a thinking row."""
-    parsed = [(len(text), text) for text in texts if (one := parse_completion(text)).well_formed and one.thought]
+    parsed = [(len(text), text) for text in texts if (one := AnswerFormat().parse(text)).well_formed and one.thought]
     return min(parsed)[1] if parsed else None

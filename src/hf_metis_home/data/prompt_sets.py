@@ -4,9 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from ..answers.format import ANSWER, END_ANSWER
+from ..answers.format import AnswerFormat
 from ..answers.matching import gold_text
-from ..answers.openings import render_completion
 from .rows import check_row
 
 
@@ -105,7 +104,7 @@ def training_row(row: dict, thought: str | None, answer: str) -> dict:
     return {
         "prompt": row["prompt"],
         "images": row["images"],
-        "completion": [{"role": "assistant", "content": render_completion(thought, answer)}],
+        "completion": [{"role": "assistant", "content": AnswerFormat().render(thought, answer)}],
         "thinking": bool(thought),
         "solution": row["solution"],
         "task": row["task"],
@@ -114,7 +113,8 @@ def training_row(row: dict, thought: str | None, answer: str) -> dict:
 
 def direct_answer(solution: str) -> str:
     """A gold answer as it stands in a direct answer: as it is, but without answer tags around it."""
-    return solution.strip().removeprefix(ANSWER).removesuffix(END_ANSWER).strip()
+    begin, end = AnswerFormat.answer_tags
+    return solution.strip().removeprefix(begin).removesuffix(end).strip()
 
 
 def _is_list_of_dicts(value) -> bool:

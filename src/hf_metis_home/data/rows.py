@@ -11,7 +11,7 @@ The one dataset format.
 | `task` | str | name of the task; not needed for training on completions |
 """
 
-from ..answers.format import parse_completion
+from ..answers.format import AnswerFormat
 
 
 TRAINING_COLUMNS = ("prompt", "images", "completion", "thinking")
@@ -63,11 +63,11 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
     text = _text(completion[0]["content"])
     if not text.strip():
         fail("completion", "empty, so there is nothing to train on. Drop the row or give it an answer.")
-    parsed = parse_completion(text)
+    parsed = AnswerFormat().parse(text)
     if not parsed.well_formed:
         fail(
             "completion",
-            f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>. See `render_completion`.",
+            f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>. See `AnswerFormat.render`.",
         )
     if bool(parsed.thought) != row["thinking"]:
         has = "has a thought" if parsed.thought else "has no thought"
