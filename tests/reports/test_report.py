@@ -55,30 +55,30 @@ def test_shows_what_the_table_says(report, tmp_path):
         assert figure in page.shown, figure
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["tasks"]["all"]["policies"]["router"]["accuracy"] == 0.5 and results["run"] == {}
-    assert "The router thinks about 50.0 % of the questions; its answers are right on 50.0 %" in page.shown
-    assert "None: every question was answered." in page.shown
+    assert "The router thinks on 50.0 % of the questions. Its answers: 50.0 % correct" in page.shown
+    assert "None. Every question was answered." in page.shown
 
 
 def test_threshold_comes_from_the_flag_then_the_run_then_the_default(report):
-    assert "threshold 0.5 , the default" in report().shown
-    assert "threshold 0.85 , the model's own" in report(run={"thinking_threshold": 0.85}).shown
+    assert "threshold is 0.5 (the default)" in report().shown
+    assert "threshold is 0.85 (the model's own)" in report(run={"thinking_threshold": 0.85}).shown
     page = report(run={"thinking_threshold": 0.85}, threshold=0.15)
-    assert "threshold 0.15 , as asked for" in page.shown and "--threshold 0.15" in page.shown
-    with pytest.raises(ValueError, match=r"`threshold` is 1.5, but must be a probability"):
+    assert "threshold is 0.15 (as requested)" in page.shown and "--threshold 0.15" in page.shown
+    with pytest.raises(ValueError, match=r"`threshold` is 1.5, but it is compared with a probability"):
         report(threshold=1.5)
 
 
 def test_stale_calibration_is_told(report):
     assert "calibration is stale" not in report(run={"model": {"name": "m"}}).shown
     problem = "The calibration is stale: the weights have changed since <b>2026</b>."
-    assert f"When this was evaluated: {problem}" in report(run={"model": {"calibration": problem}}).shown
+    assert f"At the time of the evaluation: {problem}" in report(run={"model": {"calibration": problem}}).shown
 
 
 def test_samples_are_what_the_router_got_wrong(report):
     page = report(questions={})
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4 and all(image["class"] == "small" for image in images)
-    missed, needless = page.shown.split("Should have been thought over")[1].split("Thought over without need")
+    missed, needless = page.shown.split("Should have used thinking")[1].split("Did not need thinking")
     assert "2 of 2" in missed and "2 of 2" in needless
     for part, numbers, probability in ((missed, (1, 5), "0.200"), (needless, (3, 7), "0.800")):
         for number in numbers:
@@ -93,7 +93,7 @@ def test_samples_are_the_surest_of_every_task_in_turn(report):
     rows = [outcome(number, **needless, correct_thinking=True) for number in range(20)]
     rows += [outcome(20, **needless, correct_thinking=False), outcome(21, **needless | {"thinking_probability": 0.99})]
     rows += [outcome(22, **needless, task="rare", correct_thinking=True)]
-    shown = report(rows).shown.split("Thought over without need")[1]
+    shown = report(rows).shown.split("Did not need thinking")[1]
     assert re.findall(r"(\w+) · (\d+)", shown)[:4] == [("sums", "20"), ("rare", "22"), ("sums", "21"), ("sums", "0")]
     assert len(re.findall(r"· \d+ thinking", shown)) == SAMPLES and f"{SAMPLES} of 23" in shown
 
@@ -126,8 +126,8 @@ def test_what_is_no_image_is_left_out(report):
 def test_without_run_and_questions(report):
     page = report()
     assert "img" not in {tag for tag, _ in page.tags} and "how much is it?" not in page.shown
-    assert "Outcomes of unnamed model" in page.shown and "How it was made" in page.shown
-    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
+    assert "Evaluation of unnamed model" in page.shown and "About this report" in page.shown
+    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None. Every", ""))
 
 
 def test_failed_rows_are_told_with_their_reasons(report):
@@ -144,26 +144,26 @@ def test_failed_rows_are_told_with_their_reasons(report):
 
 def test_table_of_a_dense_model(report):
     page = report([dense_outcome(number) for number in range(8)], {})
-    assert "What the router is worth" not in page.shown and "Where the router was wrong" not in page.shown
+    assert "What the router adds" not in page.shown and "Where the router was wrong" not in page.shown
     assert "50 % · 18.0 tok" in page.shown
-    assert "The model's answers are right on 50.0 %" in page.shown
+    assert "The model's answers: 50.0 % correct" in page.shown
     one_mode = report([dense_outcome(number, task=f"task {number % 2}") for number in range(8)])
     assert "Model : answers as it will" in one_mode.shown and "All thinking" not in one_mode.shown
-    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
+    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None. Every", ""))
 
 
 def test_baselines(report, tmp_path):
     dense = write_folder(tmp_path / "dense", [dense_outcome(number) for number in range(8)])
     page = report(baselines={"mixed data": dense})
     assert "mixed data : a dense model" in page.shown
-    assert "The dense model 'mixed data' gives" in page.shown
+    assert "The dense model 'mixed data': 50.0 % correct" in page.shown
     assert f"--baselines 'mixed data={dense}'" in page.shown
 
 
 def test_thirty_tasks_with_subjects(report):
     rows = [outcome(number, task=f"task {number % 30}", subject=f"s{number % 7}") for number in range(240)]
     page = report(rows, {})
-    assert page.shown.count("task 17") > 3 and "240 questions of 30 tasks" in page.shown
+    assert page.shown.count("task 17") > 3 and "240 questions from 30 tasks" in page.shown
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     plots = [image for image in images if image["src"].startswith("data:image/svg+xml")]
     assert len(images) == 2 * SAMPLES + 30 == 2 * SAMPLES + len(plots)

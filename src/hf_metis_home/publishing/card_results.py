@@ -8,7 +8,7 @@ from ..evaluation.metrics import evaluate_outcomes
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
 from ..reports.outcomes_folder import read_outcomes_folder
-from ..reports.page import decimal, known, percent
+from ..reports.page import decimal, interval_of, percent
 from ..reports.statement import statement
 
 
@@ -65,9 +65,8 @@ def row(cells: dict) -> dict[str, str]:
 
 
 def accuracy(cell: dict) -> str:
-    low, high = cell.get("interval") or (None, None)
-    interval = f" ({percent(low)} to {percent(high)})" if known(low) and known(high) else ""
-    return percent(cell["accuracy"]) + interval
+    interval = interval_of(cell)
+    return percent(cell["accuracy"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
 
 
 def how(run: dict, threshold: float, weights: str) -> str:

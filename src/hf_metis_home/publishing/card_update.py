@@ -169,7 +169,7 @@ def _update_model(folder: Path, outcomes: str | Path | None, given: dict) -> dic
     kept = write_model_card(folder, facts, **given)
     written = ["README.md"]
     if files:
-        from .card_results import write_eval_results
+        from ..reports.hub_results import write_eval_results
 
         written += write_eval_results(folder, files)
     return {"kind": "model", "files": written, "kept": kept}
