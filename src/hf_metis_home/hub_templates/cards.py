@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .marked_sections import new_card
+from .card_merge import new_card
 
 
 Stage = Literal["upcycled", "sft", "grpo"]
@@ -73,7 +73,7 @@ def model_card_parts(
     versions: dict[str, str] | None = None,
 ) -> tuple[dict, dict[str, str]]:
     """
-    What a model card holds, in the form that [`~hub_templates.marked_sections.merge_card`] takes.
+    What a model card holds, in the form that [`~hub_templates.card_merge.merge_card`] takes.
 
     Args:
         stage (`str`, *optional*, defaults to `"upcycled"`):
@@ -108,7 +108,7 @@ def model_card_parts(
         code_revision (`str`, *optional*):
             Commit of the repository whose code the example shall load.
         steps (`list[dict]`, *optional*):
-            How the model was made, as [`~hub_templates.provenance.describe`] tells it.
+            How the model was made, as [`~hub_templates.training_history.describe`] tells it.
         results (`dict[str, dict[str, float | str]]`, *optional*):
             One row per task: column name to value, e.g. `{"easy": {"accuracy": 0.9, "thinking_ratio": 0.0}}`. None:
             not known; an empty one: there are none, and a section with older ones is taken away.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_metis_home.hub_templates import render_model_card
-from hf_metis_home.hub_templates.provenance import history_of
+from hf_metis_home.hub_templates.training_history import history_of
 
 
 BASE = "Qwen/Qwen2.5-VL-3B-Instruct"

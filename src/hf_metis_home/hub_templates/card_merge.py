@@ -54,7 +54,7 @@ def merge_card(card: str, metadata: dict, sections: dict[str, str], renew: Itera
     Example:
 
     ```python
-    >>> from hf_metis_home.hub_templates.marked_sections import merge_card, new_card
+    >>> from hf_metis_home.hub_templates.card_merge import merge_card, new_card
 
     >>> card = new_card({"tags": ["a"]}, {"use": "## Use"}) + "\\nMy own words.\\n"
     >>> card, kept = merge_card(card, {"license": "mit"}, {"use": "## Use it"})

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from .cards import DEFAULT_TITLE, PLACEHOLDER, model_card_parts
-from .marked_sections import read_metadata, write_card
-from .provenance import history_of
+from .card_merge import read_metadata, write_card
+from .training_history import history_of
 
 
 CALIBRATION = {"target", "value", "threshold", "statement"}  # what the card tells of it
@@ -20,7 +20,7 @@ def facts_of(folder: str | Path) -> dict:
     Example:
 
     ```python
-    >>> from hf_metis_home.hub_templates.folder_card import facts_of
+    >>> from hf_metis_home.hub_templates.model_card import facts_of
 
     >>> facts_of("runs/hybrid")["thinking_threshold"]
     0.5

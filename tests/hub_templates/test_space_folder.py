@@ -12,7 +12,7 @@ from PIL import Image
 
 from hf_metis_home.cli import main
 from hf_metis_home.hub_templates import write_space
-from hf_metis_home.hub_templates.spaces import GRADIO, TEMPLATE, fill_constants
+from hf_metis_home.hub_templates.space_folder import GRADIO, TEMPLATE, fill_constants
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

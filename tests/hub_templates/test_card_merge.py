@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from hf_metis_home.hub_templates.marked_sections import merge_card, new_card, read_metadata, write_card
+from hf_metis_home.hub_templates.card_merge import merge_card, new_card, read_metadata, write_card
 
 
 METADATA = {"library_name": "transformers", "tags": ["metis-home"], "base_model": "a/base"}

@@ -115,7 +115,7 @@ def history_of(folder: str | Path) -> History:
     Example:
 
     ```python
-    >>> from hf_metis_home.hub_templates.provenance import history_of
+    >>> from hf_metis_home.hub_templates.training_history import history_of
 
     >>> [step.kind for step in history_of("runs/sft").steps]
     ['upcycle', 'sft']
