@@ -4,8 +4,8 @@ import html
 import re
 from pathlib import Path
 
-from .cards import DEFAULT_TITLE, PLACEHOLDER, model_card_parts
 from .card_merge import read_metadata, write_card
+from .cards import DEFAULT_TITLE, PLACEHOLDER, model_card_parts
 from .training_history import history_of
 
 

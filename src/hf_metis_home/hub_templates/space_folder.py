@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .._folders import staged_folder
 from ..answers import format as answer_format
-from .cards import hub_id, render_template
+from .cards import hub_id, load_template
 
 
 TEMPLATE = Path(__file__).with_name("space")
@@ -85,7 +85,7 @@ def write_space(
         short_description="A model that thinks first, or answers at once",
         tags=["metis-home", "hybrid-thinking"],
     )
-    card = render_template("space_card.md.jinja", title=title, model=model, revision=revision, gradio=GRADIO)
+    card = load_template("space_card.md.jinja").render(title=title, model=model, revision=revision, gradio=GRADIO)
     with staged_folder(output_dir) as staging:
         shutil.copytree(TEMPLATE, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(PARSER, staging / "answer_format.py")

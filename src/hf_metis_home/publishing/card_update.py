@@ -6,9 +6,9 @@ from pathlib import Path
 
 from .._folders import write_whole
 from ..data.dataset_folder import DATASET_TAGS, use_section
+from ..hub_templates.card_merge import write_card
 from ..hub_templates.cards import export_card_parts
 from ..hub_templates.model_card import facts_of, remembered, write_model_card
-from ..hub_templates.card_merge import write_card
 from .folder_kind import ADAPTER_CONFIG, KINDS, adapter_base, kind_of
 
 

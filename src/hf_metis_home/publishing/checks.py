@@ -12,8 +12,8 @@ from ..conversion import validate_checkpoint
 from ..conversion.fingerprint import weights_fingerprint
 from ..conversion.validate import Check
 from ..conversion.validate_files import foreign_code
-from ..hub_templates.cards import PLACEHOLDER
 from ..hub_templates.card_merge import read_metadata
+from ..hub_templates.cards import PLACEHOLDER
 from .folder_kind import Kind, kind_of
 
 
