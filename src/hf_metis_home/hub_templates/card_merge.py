@@ -109,6 +109,8 @@ def _split(card: str) -> tuple[str, dict, str]:
     import yaml
     from huggingface_hub import RepoCard
 
+    if not card:
+        return "", {}, ""
     try:
         parsed = RepoCard(card)
     except (yaml.YAMLError, ValueError, TypeError) as error:
