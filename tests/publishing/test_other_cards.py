@@ -54,7 +54,7 @@ def test_adapters(tmp_path, capsys):
     data = ModelCard.load(out / "README.md").data.to_dict()
     assert (data["base_model"], data["base_model_relation"], data["license"]) == ("a/base", "adapter", "mit")
     text = (out / "README.md").read_text()
-    assert "cut to rank 2" in text
+    assert "truncated to rank 2" in text
     (out / "README.md").write_text(text.replace('from_pretrained("a/base"', f"from_pretrained({str(dense)!r}"))
     run_example(out, "me/thinking", capsys)
 

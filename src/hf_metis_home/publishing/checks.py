@@ -23,8 +23,8 @@ Planned = tuple[str, tuple[str, ...], Callable[[], str]]  # name, the checks tha
 
 def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) -> list[Check]:
     """
-    Check a folder: a two-branch model with all checks of `metis-home validate` and those for publishing, any other folder
-    for complete files and a card.
+    Check a folder. A two-branch model gets all checks of `metis-home validate` and those for publishing; other folders
+    need complete files and a card.
 
     Args:
         folder (`Path`):
@@ -96,9 +96,7 @@ def check_license(folder: Path) -> str:
             "LICENSE."
         )
     if link == "LICENSE" and not (folder / link).is_file():
-        raise ValueError(
-            "README.md has `license_link: LICENSE`, but there is no such file. Put the license text there."
-        )
+        raise ValueError("README.md has `license_link: LICENSE`, but there is no such file. Add the license text.")
     return str(metadata.get("license_name") or license)
 
 
