@@ -38,7 +38,7 @@ def test_exports(published, tmp_path, format, capsys, monkeypatch):
     assert str(tmp_path) not in card.content and "No license was stated" not in card.text
     printed = run_example(out, "me/thinking", capsys)
     assert ("tensor(" in printed) is (format == "router")
-    with pytest.raises(ValueError, match=r"\['datasets'\] have no place on the card of an export"):
+    with pytest.raises(ValueError, match=r"\['datasets'\] cannot be on the card of an export"):
         update_card(out, datasets=["me/rows"])
 
 
