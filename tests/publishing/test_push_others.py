@@ -98,7 +98,7 @@ def test_a_dense_folder_that_is_not_whole(export):
     found = failed(folder)
     assert found.keys() == {"tensors", "processor", "card", "license", "example"}
     assert "tensors are missing" in found["tensors"] and "must be 'transformers'" in found["card"]
-    with pytest.raises(ValueError, match="5 checks failed, so nothing was sent"):
+    with pytest.raises(ValueError, match="5 checks failed, so nothing was uploaded"):
         push_model(folder, "me/out", plan=plan_push(folder, "me/out"))
 
 
@@ -215,4 +215,4 @@ def test_rows_that_cannot_be_read(rows):
 def test_what_is_none_of_these(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("?")
     assert push(tmp_path) == 2
-    assert "holds no config.json of a model, no adapter_config.json" in capsys.readouterr().err
+    assert "contains no config.json of a model, no adapter_config.json" in capsys.readouterr().err
