@@ -7,6 +7,8 @@ users can act on, and a check afterwards that everything arrived.
 """
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,21 +143,14 @@ def push_model(
     if plan.failed:
         reasons = "\n".join(f"- {check.name}: {check.detail}" for check in plan.failed)
         raise ValueError(f"{len(plan.failed)} checks failed, so nothing was uploaded:\n{reasons}")
-    repo_type = "dataset" if plan.kind == "dataset" else "model"
-    is_private = _prepare(api, repo_id, repo_type, private, create_pr, revision)
-    info = _send(
-        api,
-        plan,
-        repo_id=repo_id,
-        repo_type=repo_type,
-        folder_path=model_name_or_path,
-        commit_message=commit_message,
-        revision=revision,
-        create_pr=create_pr,
-    )
-    target = info.pr_revision or revision or "main"
-    place = _place(api, repo_id, repo_type)
-    return Pushed(info.pr_url or place, info.oid, target, is_private)
+    is_dataset = plan.kind == "dataset"
+    repo = {"repo_id": repo_id, "repo_type": "dataset" if is_dataset else "model"}
+    url = f"{api.endpoint}/{'datasets/' if is_dataset else ''}{repo_id}"
+    commit = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
+    with _errors_explained(repo_id):
+        is_private = _prepare(api, repo, url, private, create_pr, revision)
+        info = _send(api, plan, repo, folder_path=model_name_or_path, **commit)
+    return Pushed(info.pr_url or url, info.oid, info.pr_revision or revision or "main", is_private)
 
 
 def check_token(api) -> str:
@@ -199,77 +194,68 @@ def check_target(repo_id: str, create_pr: bool = False, revision: str | None = N
         )
 
 
-def _place(api, repo_id: str, repo_type: str) -> str:
-    return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
-
-
-def _prepare(api, repo_id: str, repo_type: str, private: bool | None, create_pr: bool, revision: str | None) -> bool:
+def _prepare(api, repo: dict, url: str, private: bool | None, create_pr: bool, revision: str | None) -> bool:
     """Creates the repository and the branch if needed. Returns whether the repository is private."""
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        try:
-            is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
-        except RepositoryNotFoundError as error:
-            if create_pr:
-                raise ValueError(
-                    f"`repo_id` is {repo_id!r}, which does not exist or is not visible with this token, so no pull "
-                    "request can be opened. Push without create_pr to create it."
-                ) from error
-            is_private = private is not False
-            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
-        if private and not is_private:
+        is_private = bool(api.repo_info(**repo).private)
+    except RepositoryNotFoundError as error:
+        if create_pr:
             raise ValueError(
-                f"`private` is True, but {repo_id!r} exists and is public. Make it private at "
-                f"{_place(api, repo_id, repo_type)}/settings, or drop `private` to publish the files."
-            )
-        if revision not in (None, "main") and not revision.startswith("refs/"):
-            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
-    except HTTPError as error:
-        raise _explained(error, repo_id) from error
+                f"`repo_id` is {repo['repo_id']!r}, which does not exist or is not visible with this token, so no pull "
+                "request can be opened. Push without create_pr to create it."
+            ) from error
+        is_private = private is not False
+        api.create_repo(**repo, private=is_private, exist_ok=True)
+    if private and not is_private:
+        raise ValueError(
+            f"`private` is True, but {repo['repo_id']!r} exists and is public. Make it private at {url}/settings, or "
+            "drop `private` to publish the files."
+        )
+    if revision not in (None, "main") and not revision.startswith("refs/"):
+        api.create_branch(**repo, branch=revision, exist_ok=True)
     return is_private
 
 
-def _send(api, plan: Plan, *, repo_id: str, repo_type: str, **options):
-    from huggingface_hub.errors import HTTPError
-
+def _send(api, plan: Plan, repo: dict, **options):
+    patterns = [glob.escape(name) for name in plan.files]
     try:
-        info = api.upload_folder(
-            repo_id=repo_id,
-            repo_type=repo_type,
-            allow_patterns=[glob.escape(name) for name in plan.files],
-            delete_patterns=list(STALE[plan.kind]),
-            **options,
-        )
-        arrived = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=info.oid))
+        info = api.upload_folder(**repo, allow_patterns=patterns, delete_patterns=list(STALE[plan.kind]), **options)
     except ValueError as error:  # the Hub's verdict on the card
         raise ValueError(f"The Hub rejects the folder: {error}") from error
-    except (HTTPError, RuntimeError) as error:
-        raise _explained(error, repo_id) from error
+    arrived = api.list_repo_files(**repo, revision=info.oid)
     if options["create_pr"] and info.pr_url is None:
-        raise ValueError(f"{repo_id!r} already has all of these files, so there is nothing to propose.")
-    if missing := sorted(set(plan.files) - arrived):
+        raise ValueError(f"{repo['repo_id']!r} already has all of these files, so there is nothing to propose.")
+    if missing := sorted(plan.files.keys() - arrived):
         raise ValueError(
-            f"{missing} did not arrive in {repo_id!r}, because its .gitignore excludes them. Remove it and push again."
+            f"{missing} did not arrive in {repo['repo_id']!r}, because its .gitignore excludes them. Remove it and "
+            "push again."
         )
     return info
 
 
-def _explained(error: Exception, repo_id: str) -> Exception:
-    """The Hub's error as one that users can act on."""
-    status = _status(error) or _status(error.__cause__)
-    if status in (401, 403):
-        return ValueError(
-            f"The token cannot write to {repo_id!r} (HTTP {status}). Use another token or owner, or open a pull "
-            "request with --create_pr."
-        )
-    if status == 404:
-        return ValueError(f"The Hub cannot find {repo_id!r} or its revision ({_first_line(error)}).")
-    cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
-    return OSError(
-        f"The upload to {repo_id!r} stopped ({_first_line(error)}{cause}). Run the same command again: what has "
-        "arrived is not sent twice."
-    )
+@contextmanager
+def _errors_explained(repo_id: str) -> Iterator[None]:
+    """Turns the Hub's errors into ones that users can act on."""
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (HTTPError, RuntimeError) as error:
+        status = _status(error) or _status(error.__cause__)
+        if status in (401, 403):
+            raise ValueError(
+                f"The token cannot write to {repo_id!r} (HTTP {status}). Use another token or owner, or open a pull "
+                "request with --create_pr."
+            ) from error
+        if status == 404:
+            raise ValueError(f"The Hub cannot find {repo_id!r} or its revision ({_first_line(error)}).") from error
+        cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+        raise OSError(
+            f"The upload to {repo_id!r} stopped ({_first_line(error)}{cause}). Run the same command again: what has "
+            "arrived is not sent twice."
+        ) from error
 
 
 def _status(error: BaseException | None) -> int | None:
