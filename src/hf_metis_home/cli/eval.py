@@ -13,6 +13,7 @@ Rows of your own, a benchmark and a reasoning-gym family:
 The same command again goes on where a run was killed.
 """
 
+import json
 import sys
 from dataclasses import asdict, dataclass, field
 
@@ -89,7 +90,8 @@ def _eval(arguments: EvalArguments) -> None:
             write_outcomes(outcomes, staging / "outcomes.parquet")
             write_questions(rows, staging / "questions.parquet")
             write_run(staging / "run.json", given, model, settings, sources, outcomes, seconds)
-            results = write_report(staging, staging)
+            run = json.loads((staging / "run.json").read_text(encoding="utf-8"))
+            results = write_report(outcomes, run, staging, questions=staging / "questions.parquet")
         work.path.unlink()
     finally:
         work.close()

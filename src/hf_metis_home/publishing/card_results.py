@@ -6,11 +6,10 @@ from .._folders import write_whole
 from ..conversion.fingerprint import weights_fingerprint
 from ..evaluation.calibrated_model import check_same_weights
 from ..evaluation.metrics import evaluate_outcomes
-from ..evaluation.outcomes import read_outcomes
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
+from ..reports.outcomes_folder import read_outcomes_folder
 from ..reports.page import decimal, known, percent
-from ..reports.report import find_outcomes, read_run
 from ..reports.statement import statement
 
 
@@ -39,11 +38,10 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
         FileNotFoundError: no outcomes there.
         ValueError: outcomes of other weights.
     """
-    path, place = find_outcomes(outcomes, "outcomes")
-    weights = weights_fingerprint(folder)
-    check_same_weights(path, weights)
-    run = read_run(place)
-    metrics = evaluate_outcomes(read_outcomes(path), threshold)
+    found = read_outcomes_folder(outcomes)
+    run, weights = found.run, weights_fingerprint(folder)
+    check_same_weights(found.path, weights)
+    metrics = evaluate_outcomes(found.outcomes, threshold)
     facts: dict = {
         "results": {task: row(cells) for task, cells in metrics["tasks"].items()},
         "measured": [*statement(metrics), how(run, threshold, weights)],

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from datasets import Dataset
+
 from ..evaluation.metrics import evaluate_outcomes
-from ..evaluation.outcomes import read_outcomes
 from ..evaluation.policies import Policy, policies_of
 from .figures import reliability_rows, thinking_ratio_rows, write_plots
 from .hub_results import eval_results, model_index
+from .outcomes_folder import read_outcomes_folder
 from .page import Frame, frame_to, known, place_labels, render_page
 from .statement import statement
 from .wrong_routes import shorten, wrong_routes
@@ -47,52 +49,55 @@ LEAKAGE_COLUMNS = {
 
 
 def write_report(
-    outcomes: str | Path,
+    outcomes: Dataset,
+    run: dict,
     output_dir: str | Path,
     *,
+    questions: str | Path | None = None,
     threshold: float | None = None,
-    baselines: Mapping[str, str | Path] | None = None,
+    baselines: Mapping[str, Dataset] | None = None,
+    command: str | None = None,
 ) -> dict:
     """
     Write the report of an evaluation.
 
     Args:
-        outcomes (`str` or `Path`):
-            Folder that `metis-home eval` wrote, or its `outcomes.parquet` alone. `run.json` (how it was made) and
-            `questions.parquet` (text and image of the questions) beside it may be absent, and are then left out.
+        outcomes ([`~datasets.Dataset`]):
+            As [`~evaluation.outcomes.collect_outcomes`] returns them.
+        run (`dict`):
+            The record of the run that goes into `run.json`; `{}` if there is none.
         output_dir (`str` or `Path`):
-            Folder that gets `report.html`, `results.json`, `model_index.json`, `plots/` and, where `run.json` says
-            which datasets of the Hub the questions come from, `.eval_results/`. Files of these names are replaced.
+            Folder that gets `report.html`, `results.json`, `model_index.json`, `plots/` and, for tasks that `run` says
+            come from a dataset on the Hub, `.eval_results/`. Files with these names are replaced.
+        questions (`str` or `Path`, *optional*):
+            `questions.parquet`, to show the questions that the router sent to the wrong branch.
         threshold (`float`, *optional*):
-            The router's; by default the one in `run.json`, else 0.5.
-        baselines (`dict[str, str | Path]`, *optional*):
-            Name to outcomes of a model to compare with, on the same questions: folders or parquet files.
+            Threshold of the router; by default the one in `run`, else 0.5.
+        baselines (`dict[str, Dataset]`, *optional*):
+            Other models to compare with: name to outcomes on the same questions.
+        command (`str`, *optional*):
+            Shell command that writes this report again. Default: the one for the folder that `run` names.
 
     Returns:
-        `dict`: what `results.json` holds: the metrics and `run`.
+        `dict`: what `results.json` contains: the metrics and `run`.
 
     Raises:
-        FileNotFoundError: no outcomes there.
-        ValueError: a file that is not what it should be.
+        ValueError: a threshold outside [0, 1], a table without rows, a baseline with other questions.
 
     Example:
 
     ```python
     >>> from hf_metis_home.reports.report import write_report
 
-    >>> write_report("runs/outcomes", "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
+    >>> write_report(outcomes, run, "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
     ```
     """
-    table_path, folder = find_outcomes(outcomes, "outcomes")
-    table = read_outcomes(table_path)
-    run = read_run(folder)
-    given, threshold, threshold_source = threshold, *_threshold(threshold, run)
-    paths = {name: find_outcomes(path, "baselines")[0] for name, path in (baselines or {}).items()}
-    metrics = evaluate_outcomes(
-        table, threshold, baselines={name: read_outcomes(path) for name, path in paths.items()} or None
-    )
-    shown = _shown_path(outcomes, Path(output_dir), run)
-    model = Path(str((run.get("arguments") or {}).get("model_name_or_path") or shown)).resolve().name
+    threshold, threshold_source = _threshold(threshold, run)
+    metrics = evaluate_outcomes(outcomes, threshold, baselines=dict(baselines or {}) or None)
+    arguments = run.get("arguments") or {}
+    model = Path(str(arguments.get("model_name_or_path") or "unnamed model")).resolve().name
+    if command is None and arguments.get("output_dir"):
+        command = report_command(arguments["output_dir"])
     results = {**metrics, "run": run}
 
     output_dir = Path(output_dir)
@@ -101,8 +106,7 @@ def write_report(
     _write_json(output_dir / "results.json", results)
     _write_json(output_dir / "model_index.json", model_index(metrics["tasks"], model, run.get("tasks")))
     _write_eval_results(output_dir / ".eval_results", metrics, run)
-    frame = table.to_pandas()
-    questions = folder / "questions.parquet"
+    frame = outcomes.to_pandas()
     page = render_page(
         Path(__file__).with_name("report.html.jinja"),
         model=model,
@@ -119,45 +123,67 @@ def write_report(
         reliability=_reliability(metrics),
         leakage_columns=LEAKAGE_COLUMNS,
         failed=_failed(frame),
-        wrong=wrong_routes(frame, threshold, questions if questions.is_file() else None),
-        command=_command(shown, given, baselines),
-        made=_made(shown, table, paths),
+        wrong=wrong_routes(frame, threshold, questions),
+        command=command,
+        facts=_facts(outcomes, baselines),
         described=_described(run),
     )
     (output_dir / "report.html").write_text(page, encoding="utf-8")
     return results
 
 
-def find_outcomes(path: str | Path, argument: str) -> tuple[Path, Path]:
-    """The parquet file that a path means, and the folder with what belongs to it."""
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "outcomes.parquet").is_file():
-            raise FileNotFoundError(
-                f"`{argument}` is {str(path)!r}, which holds no outcomes.parquet. Give the folder that `metis-home "
-                "eval` wrote, or a parquet file with outcomes."
-            )
-        return path / "outcomes.parquet", path
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"`{argument}` is {str(path)!r}, which does not exist. Give the folder that `metis-home eval` wrote."
-        )
-    return path, path.parent
+def write_report_from_folder(
+    outcomes: str | Path,
+    output_dir: str | Path,
+    *,
+    threshold: float | None = None,
+    baselines: Mapping[str, str | Path] | None = None,
+) -> dict:
+    """
+    [`write_report`] for an evaluation on disk.
+
+    Args:
+        outcomes (`str` or `Path`):
+            Folder that `metis-home eval` wrote, or just its `outcomes.parquet`. `run.json` and `questions.parquet` are
+            optional.
+        output_dir, threshold:
+            As in [`write_report`].
+        baselines (`dict[str, str | Path]`, *optional*):
+            Other models to compare with: name to folder or Parquet file with outcomes on the same questions.
+
+    Returns:
+        `dict`: what `results.json` contains.
+
+    Raises:
+        FileNotFoundError: no outcomes there.
+        ValueError: a file that cannot be read, or as in [`write_report`].
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.reports.report import write_report_from_folder
+
+    >>> write_report_from_folder("runs/outcomes", "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
+    ```
+    """
+    folder = read_outcomes_folder(outcomes)
+    return write_report(
+        folder.outcomes,
+        folder.run,
+        output_dir,
+        questions=folder.questions,
+        threshold=threshold,
+        baselines={name: read_outcomes_folder(path, "baselines").outcomes for name, path in (baselines or {}).items()},
+        command=report_command(outcomes, threshold, baselines),
+    )
 
 
-def read_run(folder: Path) -> dict:
-    path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{str(path)!r} is no JSON ({error}). Mend it, or take it away to have the report without it."
-        ) from error
-    if not isinstance(run, dict):
-        raise ValueError(f"{str(path)!r} holds a {type(run).__name__}, not an object. Take it away, or mend it.")
-    return run
+def report_command(outcomes: str | Path, threshold: float | None = None, baselines: Mapping | None = None) -> str:
+    """The shell command that writes a report again."""
+    words = ["metis-home", "report", "--outcomes", str(outcomes)]
+    words += ["--baselines", *(f"{name}={path}" for name, path in baselines.items())] if baselines else []
+    words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
+    return shlex.join([*words, "--output_dir", "report"])
 
 
 def _threshold(given: float | None, run: dict) -> tuple[float, str]:
@@ -169,17 +195,6 @@ def _threshold(given: float | None, run: dict) -> tuple[float, str]:
     if known(run.get("thinking_threshold")):
         return run["thinking_threshold"], ", the model's own"
     return DEFAULT_THRESHOLD, ", the default of the configuration"
-
-
-def _shown_path(outcomes: str | Path, output_dir: Path, run: dict) -> str:
-    """
-    Where a reader finds the outcomes.
-
-    A report that is written into their own folder is part of an evaluation that is not finished: the folder has a
-    passing name, and gets the one that was asked for at the end.
-    """
-    final = (run.get("arguments") or {}).get("output_dir")
-    return str(final) if final and Path(outcomes).resolve() == output_dir.resolve() else str(outcomes)
 
 
 def _write_eval_results(folder: Path, metrics: dict, run: dict) -> None:
@@ -281,19 +296,13 @@ def _failed(frame) -> dict:
     return {"n": len(rows), "reasons": reasons[:REASONS], "more": len(reasons) > REASONS}
 
 
-def _command(outcomes: str, threshold: float | None, baselines: Mapping | None) -> str:
-    words = ["metis-home", "report", "--outcomes", outcomes]
-    words += ["--baselines", *(f"{name}={path}" for name, path in baselines.items())] if baselines else []
-    words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
-    return shlex.join([*words, "--output_dir", "report"])
-
-
-def _made(path: str, table, baselines: dict[str, Path]) -> dict[str, str]:
-    from importlib.metadata import version
-
-    facts = {"written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "hf-metis-home": version("hf-metis-home")}
-    facts |= {"outcomes": f"{path} ({len(table):,} rows)"}
-    return facts | {f"baseline {name}": str(path) for name, path in baselines.items()}
+def _facts(outcomes: Dataset, baselines: Mapping[str, Dataset] | None) -> dict[str, str]:
+    written = {
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "hf-metis-home": __version__,
+    }
+    rows = {"outcomes": outcomes} | {f"baseline {name}": table for name, table in (baselines or {}).items()}
+    return written | {name: f"{len(table):,} rows" for name, table in rows.items()}
 
 
 def _described(run: dict) -> dict[str, dict[str, str]]:

@@ -19,7 +19,7 @@ PLAIN_IMAGE = 30_000  # characters up to which an image stays as exact as it is
 SMALL_IMAGE = 112  # pixels, below which it is shown enlarged, with its pixels to be seen
 
 
-def wrong_routes(table, threshold: float, questions: Path | None = None) -> dict[str, dict]:
+def wrong_routes(table, threshold: float, questions: str | Path | None = None) -> dict[str, dict]:
     """
     Samples of what the router got wrong.
 
@@ -28,7 +28,7 @@ def wrong_routes(table, threshold: float, questions: Path | None = None) -> dict
             Outcomes.
         threshold (`float`):
             The router's.
-        questions (`Path`, *optional*):
+        questions (`str` or `Path`, *optional*):
             `questions.parquet` with `task`, `id`, `question`, `solution` and `image`.
 
     Returns:
@@ -96,7 +96,7 @@ def shorten(text: str | None, longest: int = LONGEST_TEXT) -> str | None:
     return f"{text[:head]} […{len(text) - head - tail:,} characters left out…] {text[-tail:]}"
 
 
-def _read_questions(path: Path | None, rows: list[dict]) -> dict[tuple[str, str], dict]:
+def _read_questions(path: str | Path | None, rows: list[dict]) -> dict[tuple[str, str], dict]:
     """Questions of some rows by task and id, without reading the images of the others at once."""
     if path is None or not rows:
         return {}
