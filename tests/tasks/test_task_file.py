@@ -10,8 +10,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_metis_home.answers.matching import answers_match
+from hf_metis_home.data.images import decode_image
 from hf_metis_home.tasks.questions import fingerprint, load_questions, write_questions
-from hf_metis_home.tasks.rows import stored_rows
 from hf_metis_home.tasks.task_file import SHIPPED, find_task_file, read_task_file, shipped_tasks
 
 
@@ -202,18 +202,17 @@ def test_every_shipped_file_has_a_layout_here():
 def test_rows_of_the_layout(name, tmp_path):
     rows, sources = load_questions([local_copy(name, tmp_path)])
     assert sources == {}  # no dataset of the Hub
-    for stored in (rows, stored_rows(rows)):
-        assert len(stored) == len(LAYOUTS[name][2])
-        for row, (question, identity, subject, right, wrong) in zip(stored, LAYOUTS[name][2], strict=True):
-            assert row["task"] == name and row["id"] == identity and row["subject"] == subject
-            assert shown(row["prompt"][0]["content"]) == question and "error" not in row
-            judge = lambda answer, row=row: any(answers_match(answer, gold) for gold in row["solutions"])  # noqa: E731
-            assert [answer for answer in right if not judge(answer)] == []
-            assert [answer for answer in wrong if judge(answer)] == []
-            content = row["prompt"][0]["content"]
-            places = 0 if isinstance(content, str) else sum(part["type"] == "image" for part in content)
-            assert places in (0, len(row["images"])) and row["images"]
-    assert all(isinstance(image, Image.Image) for row in rows for image in row["images"])
+    assert len(rows) == len(LAYOUTS[name][2])
+    for row, (question, identity, subject, right, wrong) in zip(rows, LAYOUTS[name][2], strict=True):
+        assert row["task"] == name and row["id"] == identity and row["subject"] == subject
+        assert shown(row["prompt"][0]["content"]) == question and "error" not in row
+        judge = lambda answer, row=row: any(answers_match(answer, gold) for gold in row["solutions"])  # noqa: E731
+        assert [answer for answer in right if not judge(answer)] == []
+        assert [answer for answer in wrong if judge(answer)] == []
+        content = row["prompt"][0]["content"]
+        places = 0 if isinstance(content, str) else sum(part["type"] == "image" for part in content)
+        assert places in (0, len(row["images"])) and row["images"]
+    assert all(isinstance(decode_image(image), Image.Image) for row in rows for image in row["images"])
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS))

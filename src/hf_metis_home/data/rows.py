@@ -60,7 +60,7 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
     completion = row["completion"]
     if not _is_messages(completion) or len(completion) != 1 or completion[0]["role"] != "assistant":
         fail("completion", f"{completion!r} is not a list with one assistant message.")
-    text = _text(completion[0]["content"])
+    text = text_of(completion[0]["content"])
     if not text.strip():
         fail("completion", "empty, so there is nothing to train on. Drop the row or give it an answer.")
     parsed = AnswerFormat().parse(text)
@@ -79,7 +79,7 @@ def _check_images(row: dict, fail) -> None:
         fail("images", f"a {type(row['images']).__name__}, but must be a list of images (empty for text).")
     contents = [message["content"] for message in row["prompt"]]
     for content in contents:
-        if any(token in _text(content) for token in PLACEHOLDERS):
+        if any(token in text_of(content) for token in PLACEHOLDERS):
             fail("prompt", f"spells out one of {PLACEHOLDERS}; images are placed by the template, so leave it out.")
     parts = [part for content in contents if isinstance(content, list) for part in content]
     placed = sum(part.get("type") == "image" for part in parts)
@@ -102,7 +102,6 @@ def _is_messages(value) -> bool:
     return True
 
 
-def _text(content) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content)
+def text_of(content) -> str:
+    """The text of a message's content."""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content or ())
