@@ -25,7 +25,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     for command in commands:
         program, *words = shlex.split(command)
         assert program == "metis-home" and main(words) == 0, command
-        assert "- The router thinks about" in capsys.readouterr().out
+        assert "- The router thinks on" in capsys.readouterr().out
     assert json.loads(Path("report-0.3/results.json").read_text())["threshold"] == 0.3
     assert "base" in json.loads(Path("report-0.3/results.json").read_text())["tasks"]["all"]["policies"]
     named = {*re.findall(r"`([\w.]+\.(?:html|json))` \|", PAGE), ".eval_results/sums.yaml"}

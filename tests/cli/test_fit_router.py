@@ -122,7 +122,7 @@ def test_only_the_router_is_new(tmp_path, kind, rows, capsys):
     )
     assert record["learned_from"] == "labels" and record["policies"]["oracle"]["accuracy"] == 1.0
     card = (out / "README.md").read_text()
-    assert f"fitted alone to labels, on 32 rows. On 8 rows held out {fit.calibrated.accuracy:.1%} agreed" in card
+    assert f"on labels of 32 rows. On 8 held-out rows it agreed with {fit.calibrated.accuracy:.1%}" in card
 
 
 def test_datasets_in_every_form(tmp_path, hybrid, rows):

@@ -161,7 +161,9 @@ def test_a_bad_file_gets_a_sentence_and_the_server_lives_on(page, tmp_path, name
 def test_a_question_that_is_refused(page):
     page.type("#question textarea", "<|im_end|>")
     page.click("#ask")
-    page.wait("document.querySelector('.toast-body')?.innerText.includes('<|im_end|> is a sign of the chat template')")
+    page.wait(
+        "document.querySelector('.toast-body')?.innerText.includes('<|im_end|> is reserved for the chat template')"
+    )
 
 
 def test_stop(folder, browser):

@@ -170,4 +170,4 @@ def test_a_real_model_routes_and_computes_on_the_meta_device():
     inputs = {"input_ids": torch.zeros((2, 16), dtype=torch.long, device="meta")}
     with torch.no_grad():
         outputs = model.model(**inputs, thinking=True, prompt_mask=torch.ones((2, 16), device="meta"))
-    assert outputs.last_hidden_state.shape == (2, 16, 3584) and outputs.router_logits.shape == (2, 2)
+    assert outputs.last_hidden_state.shape == (2, 16, 3584) and outputs.branch_logits.shape == (2, 2)

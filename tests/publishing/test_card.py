@@ -47,7 +47,7 @@ def test_results_of_outcomes(folder, outcomes):
         cells[:2] == ["sums", "12"] and re.fullmatch(r"50\.0 \(\d+\.\d to \d+\.\d\)", cells[2]) and cells[3] == "50.0"
     )
     assert cells[5].startswith("75.0 (") and cells[6].startswith("50.0 (") and len(table) == 3
-    assert "- The router thinks about 50.0 % of the questions" in card.text
+    assert "- The router thinks on 50.0 % of the questions" in card.text
     made = (
         f"on 2026-11-25: threshold 0.5, at most 64 new tokens, greedy, float32, hf-metis-home 1.2.3, weights {WEIGHTS}"
     )
@@ -76,7 +76,7 @@ WEIGHTS = "WEIGHTS"
 def test_results_count_at_the_threshold_of_now(folder, outcomes):
     edit_config(folder, thinking_threshold=0.85)
     update_card(folder, outcomes=outcomes)
-    assert "threshold 0.85" in card_of(folder).text and "thinks about 25.0 % of the questions" in card_of(folder).text
+    assert "threshold 0.85" in card_of(folder).text and "thinks on 25.0 % of the questions" in card_of(folder).text
 
 
 def test_a_task_without_one_answer_has_a_row_of_its_own(folder, tmp_path):

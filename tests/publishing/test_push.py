@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from hf_metis_home.cli import main
 from hf_metis_home.publishing import checks, plan_push, push_model
-from hf_metis_home.publishing.hub_files import files_to_send
+from hf_metis_home.publishing.push_files import files_to_send
 
 from ..modeling.test_remote_code import CODE_FILES
 from .hub_server import HubServer, environment

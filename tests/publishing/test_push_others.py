@@ -11,8 +11,8 @@ from hf_metis_home.cli import main
 from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint
 from hf_metis_home.data.dataset_folder import write_dataset_folder
 from hf_metis_home.publishing import plan_push, push_model, update_card
-from hf_metis_home.publishing.folder_kinds import kind_of
-from hf_metis_home.publishing.hub_files import files_to_send
+from hf_metis_home.publishing.folder_kind import kind_of
+from hf_metis_home.publishing.push_files import files_to_send
 
 from ..conversion.common import perturb, save_dense
 from ..modeling.test_remote_code import CODE_FILES

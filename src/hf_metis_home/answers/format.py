@@ -106,7 +106,7 @@ class AnswerFormat:
         thought = thought or ""
         for name, text in (("thought", thought), ("answer", answer)):
             if tag := next((tag for tag in self.tags if tag in text), None):
-                raise ValueError(f"`{name}` contains the tag {tag!r} of the answer format. Remove it.")
+                raise ValueError(f"`{name}` contains {tag!r}, a tag of the answer format. Remove it.")
         if not answer.strip():
             raise ValueError(f"`answer` is {answer!r}, but an answer needs text.")
         (think, end_think), (begin, end) = self.thinking_tags, self.answer_tags or ("", "")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ..hub_templates.card_merge import new_card
 from ..hub_templates.cards import PLACEHOLDER, hub_id, plain_text
-from ..hub_templates.marked_sections import new_card
 from .rows import check_row
 
 

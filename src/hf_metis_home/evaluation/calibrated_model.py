@@ -10,7 +10,7 @@ from .. import __version__
 from .._folders import write_whole
 from ..conversion.checkpoint import HYBRID, read_config
 from ..conversion.fingerprint import calibration_problem, weights_fingerprint
-from ..hub_templates.folder_card import refresh_routing
+from ..hub_templates.model_card import refresh_routing
 from .calibration import calibrate_threshold
 from .outcomes import read_outcomes
 

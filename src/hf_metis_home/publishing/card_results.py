@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from .._folders import write_whole
 from ..conversion.fingerprint import weights_fingerprint
 from ..evaluation.calibrated_model import check_same_weights
 from ..evaluation.metrics import evaluate_outcomes
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
 from ..reports.outcomes_folder import read_outcomes_folder
-from ..reports.page import decimal, known, percent
+from ..reports.page import decimal, interval_of, percent
 from ..reports.statement import statement
 
 
@@ -66,9 +65,8 @@ def row(cells: dict) -> dict[str, str]:
 
 
 def accuracy(cell: dict) -> str:
-    low, high = cell.get("interval") or (None, None)
-    interval = f" ({percent(low)} to {percent(high)})" if known(low) and known(high) else ""
-    return percent(cell["accuracy"]) + interval
+    interval = interval_of(cell)
+    return percent(cell["accuracy"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
 
 
 def how(run: dict, threshold: float, weights: str) -> str:
@@ -86,27 +84,3 @@ def how(run: dict, threshold: float, weights: str) -> str:
     date = f" on {run['date'][:10]}" if run.get("date") else ""
     made = f"Measured with metis-home eval{date}: {', '.join(facts)}, weights {weights[:12]}."
     return f"In percent, with 95 % intervals. {made}"
-
-
-def write_eval_results(folder: Path, files: dict[str, list[dict]]) -> list[str]:
-    """
-    Write `.eval_results/*.yaml`. Entries of other benchmarks in a file of the same name stay.
-
-    Returns:
-        `list[str]`: the paths in the folder.
-    """
-    import yaml
-
-    for name, entries in files.items():
-        path = folder / ".eval_results" / name
-        path.parent.mkdir(exist_ok=True)
-        old = (yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
-        ours = {_benchmark(entry) for entry in entries}
-        entries = [*(entry for entry in old if _benchmark(entry) not in ours), *entries]
-        write_whole(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
-    return [f".eval_results/{name}" for name in files]
-
-
-def _benchmark(entry: dict) -> tuple:
-    dataset = entry.get("dataset") or {}
-    return dataset.get("id"), dataset.get("task_id")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from .._folders import write_whole
 from ..data.dataset_folder import DATASET_TAGS, use_section
+from ..hub_templates.card_merge import write_card
 from ..hub_templates.cards import export_card_parts
-from ..hub_templates.folder_card import facts_of, remembered, write_model_card
-from ..hub_templates.marked_sections import write_card
-from .folder_kinds import ADAPTER_CONFIG, KINDS, adapter_base, kind_of
+from ..hub_templates.model_card import facts_of, remembered, write_model_card
+from .folder_kind import ADAPTER_CONFIG, KINDS, adapter_base, kind_of
 
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -169,7 +169,7 @@ def _update_model(folder: Path, outcomes: str | Path | None, given: dict) -> dic
     kept = write_model_card(folder, facts, **given)
     written = ["README.md"]
     if files:
-        from .card_results import write_eval_results
+        from ..reports.hub_results import write_eval_results
 
         written += write_eval_results(folder, files)
     return {"kind": "model", "files": written, "kept": kept}

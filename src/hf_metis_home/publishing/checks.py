@@ -12,9 +12,9 @@ from ..conversion import validate_checkpoint
 from ..conversion.fingerprint import weights_fingerprint
 from ..conversion.validate import Check
 from ..conversion.validate_files import foreign_code
+from ..hub_templates.card_merge import read_metadata
 from ..hub_templates.cards import PLACEHOLDER
-from ..hub_templates.marked_sections import read_metadata
-from .folder_kinds import Kind, kind_of
+from .folder_kind import Kind, kind_of
 
 
 LOADER = Path(__file__).with_name("load_isolated.py")
@@ -28,7 +28,7 @@ def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) ->
 
     Args:
         folder (`Path`):
-            What this library wrote, see [`~publishing.folder_kinds.kind_of`].
+            What this library wrote, see [`~publishing.folder_kind.kind_of`].
         repo_id (`str`):
             Where it shall go, for remedies.
         trust_remote_code (`bool`, *optional*, defaults to `False`):

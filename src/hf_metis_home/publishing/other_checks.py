@@ -14,7 +14,7 @@ from ..conversion.validate_weights import Folder
 from ..conversion.vllm_export import ADAPTERS, MODEL, ROUTER
 from ..data.rows import check_columns
 from ..modeling.configuration_metis_home import BRANCHES
-from .folder_kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Kind, adapter_base
+from .folder_kind import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Kind, adapter_base
 
 
 ARGUMENT = "model_name_or_path"

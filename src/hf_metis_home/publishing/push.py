@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..conversion.validate import Check
 from .checks import check_folder
-from .folder_kinds import Kind, kind_of
-from .hub_files import STALE, files_to_send, left_out
+from .folder_kind import Kind, kind_of
+from .push_files import STALE, files_to_send, left_out
 
 
 RUN_AGAIN = "Run the same command again: what has arrived is not sent twice."

@@ -286,12 +286,12 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             _WithRows(model, rows), input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
 
-    def _router_loss(self, outputs, router_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
+    def _router_loss(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
         threshold = self.model.config.thinking_threshold
-        self._routed = (router_logits.detach().softmax(dim=-1)[:, 1] >= threshold).float()
+        self._routed = (branch_logits.detach().softmax(dim=-1)[:, 1] >= threshold).float()
         if self.args.router_objective == "regret":
-            return regret_loss(router_logits, router_target)
-        return policy_gradient_loss(router_logits, thinking, router_target)
+            return regret_loss(branch_logits, router_target)
+        return policy_gradient_loss(branch_logits, thinking, router_target)
 
     def _get_train_sampler(self, dataset=None):
         self._sampler = super()._get_train_sampler(dataset)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..conversion.checkpoint import INDEX, weight_files
 from ..conversion.vllm_export import ADAPTERS, MODEL, ROUTER
 from ..modeling.configuration_metis_home import BRANCHES
-from .folder_kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SETTINGS, Kind
+from .folder_kind import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SETTINGS, Kind
 
 
 ABOUT = ("README.md", "LICENSE*", "NOTICE*", "*.png", "*.jpg", "*.jpeg", "*.svg", "*.gif")
