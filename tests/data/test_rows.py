@@ -111,7 +111,7 @@ def test_bad_rows_are_named(bad, column, message):
 def test_a_missing_column_is_named(column):
     short = row()
     del short[column]
-    with pytest.raises(ValueError, match=f"^Row 3 of the dataset, column '{column}': missing. Rows for training need"):
+    with pytest.raises(ValueError, match=f"^Row 3 of the dataset, column '{column}': missing. Training rows need"):
         check_row(short, 3)
     with pytest.raises(ValueError, match=f"^The training dataset has no column '{column}'; it has .*row format"):
         check_columns(list(short), "training dataset")

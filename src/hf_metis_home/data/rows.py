@@ -5,29 +5,30 @@ The one dataset format.
 |---|---|---|
 | `prompt` | list of messages | the conversation up to the query, ending with a user turn |
 | `images` | list of images | in the order of their placeholders; empty for text |
-| `completion` | list with one assistant message | `<think>…</think><answer>…</answer>` |
-| `thinking` | bool | the branch that answers, and what the router learns |
-| `solution` | str | gold answer, for rewards and evaluation; not needed for training on completions |
-| `task` | str | name of the task; not needed for training on completions |
+| `completion` | list with one assistant message | text in the model's answer format |
+| `thinking` | bool | the branch that answers, which is also the router's label |
+| `solution` | str | gold answer, for rewards and evaluation; not needed for supervised training |
+| `task` | str | name of the task; not needed for supervised training |
 """
 
-from ..answers.format import AnswerFormat
+from ..answers import AnswerFormat
 
 
+FORMAT = AnswerFormat()
 TRAINING_COLUMNS = ("prompt", "images", "completion", "thinking")
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
 
 
 def check_columns(columns: list[str], where: str = "dataset") -> None:
-    """An error that names the missing columns of a dataset for supervised training."""
+    """Raise an error that names the columns that a dataset for supervised training lacks."""
     if missing := [name for name in TRAINING_COLUMNS if name not in columns]:
         raise ValueError(
-            f"The {where} has no column {', '.join(map(repr, missing))}; it has {list(columns)}. Rows for training "
-            f"need {list(TRAINING_COLUMNS)}: see the row format in the documentation."
+            f"The {where} has no column {', '.join(map(repr, missing))}; it has {list(columns)}. Training rows need "
+            f"{list(TRAINING_COLUMNS)}: see the row format in the documentation."
         )
 
 
-def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
+def check_row(row: dict, index: int | str, where: str = "dataset", answer_format: AnswerFormat = FORMAT) -> None:
     """
     Check one row for supervised training.
 
@@ -35,12 +36,14 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
         row (`dict`):
             Columns of the row format. Images are counted, not decoded.
         index (`int` or `str`):
-            How an error names the row.
+            What errors call the row.
         where (`str`, *optional*, defaults to `"dataset"`):
-            How an error names the dataset.
+            What errors call the dataset.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The format that the completion must have.
 
     Raises:
-        ValueError: naming the row, the column, what is wrong and what to do.
+        ValueError: an error that names the row, the column, the problem and the remedy.
     """
 
     def fail(column: str, problem: str):
@@ -48,27 +51,25 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
 
     for column in TRAINING_COLUMNS:
         if column not in row:
-            fail(column, f"missing. Rows for training need {list(TRAINING_COLUMNS)}.")
+            fail(column, f"missing. Training rows need {list(TRAINING_COLUMNS)}.")
     if not isinstance(row["thinking"], bool):
         fail("thinking", f"{row['thinking']!r} is not True or False. It names the branch that answers the row; set it.")
-    if not _is_messages(row["prompt"]):
+    if not is_conversation(row["prompt"]):
         fail("prompt", f"{row['prompt']!r} is not a list of chat messages, each with `role` and `content`.")
     if row["prompt"][-1]["role"] != "user":
         fail("prompt", f"ends with role {row['prompt'][-1]['role']!r}; the last message must be the user's query.")
     _check_images(row, fail)
 
     completion = row["completion"]
-    if not _is_messages(completion) or len(completion) != 1 or completion[0]["role"] != "assistant":
+    if not is_conversation(completion) or len(completion) != 1 or completion[0]["role"] != "assistant":
         fail("completion", f"{completion!r} is not a list with one assistant message.")
     text = text_of(completion[0]["content"])
     if not text.strip():
         fail("completion", "empty, so there is nothing to train on. Drop the row or give it an answer.")
-    parsed = AnswerFormat().parse(text)
+    parsed = answer_format.parse(text)
     if not parsed.well_formed:
-        fail(
-            "completion",
-            f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>. See `AnswerFormat.render`.",
-        )
+        form = answer_format.render("…", "…")
+        fail("completion", f"{text[:80]!r} is not of the form {form}. See `AnswerFormat.render`.")
     if bool(parsed.thought) != row["thinking"]:
         has = "has a thought" if parsed.thought else "has no thought"
         fail("completion", f"{has}, but `thinking` is {row['thinking']}. Make the two agree.")
@@ -88,20 +89,18 @@ def _check_images(row: dict, fail) -> None:
         fail("images", f"{len(row['images'])} images for {placed} image places in `prompt`. Make the numbers agree.")
 
 
-def _is_messages(value) -> bool:
-    """Whether a value is a conversation: messages with a role, and content that is text or a list of parts."""
-    if not isinstance(value, list) or not value:
+def is_conversation(value) -> bool:
+    """Whether a value is a list of messages, each with a role, and content that is text or a list of parts."""
+    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
+
+
+def _is_message(value) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         return False
-    for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            return False
-        content = message.get("content")
-        parts = content if isinstance(content, list) else []
-        if not isinstance(content, (str, list)) or not all(isinstance(part, dict) for part in parts):
-            return False
-    return True
+    content = value.get("content")
+    return isinstance(content, str) or (isinstance(content, list) and all(isinstance(part, dict) for part in content))
 
 
-def text_of(content) -> str:
-    """The text of a message's content."""
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content or ())
+def text_of(content: str | list[dict]) -> str:
+    """The text of a message's content, which may be a list of parts."""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)

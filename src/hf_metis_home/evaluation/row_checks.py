@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from textwrap import shorten
-from types import NoneType
 from typing import NamedTuple
 
 from ..answers.matching import answers_match
 from ..data.images import open_image
-from ..data.rows import text_of
+from ..data.rows import is_conversation, text_of
 from ..tasks.rows import gold_answers, question_names
 from .policies import POOLED
 
@@ -38,7 +37,7 @@ def questions_of(rows: Sequence[dict], processor) -> list[Question]:
                 raise ValueError(
                     f"Row {number} of `rows` has no {column!r}. Outcomes need `prompt`, `solution` and `task`."
                 )
-        if not _is_conversation(row["prompt"]):
+        if not is_conversation(row["prompt"]):
             shown = shorten(repr(row["prompt"]), 80)
             raise ValueError(
                 f"Row {number} of `rows` has the `prompt` {shown}, which is not a list of messages. Write "
@@ -73,20 +72,6 @@ def _image_length(row: dict, processor) -> int:
         except Exception:  # noqa: BLE001  reported when the row is asked
             continue
     return length
-
-
-def _is_conversation(prompt) -> bool:
-    return (
-        isinstance(prompt, (list, tuple))
-        and len(prompt) > 0
-        and all(isinstance(message, dict) and _is_content(message.get("content")) for message in prompt)
-    )
-
-
-def _is_content(content) -> bool:
-    return isinstance(content, (str, NoneType)) or (
-        isinstance(content, (list, tuple)) and all(isinstance(part, dict) for part in content)
-    )
 
 
 def _gold_problem(row: dict) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether the final answer is right."""
+"""Whether the final answer of a completion is right."""
 
 from ..answers.judging import judge
 from .columns import completion_texts, gold_answers
@@ -6,10 +6,10 @@ from .columns import completion_texts, gold_answers
 
 def accuracy_reward(completions: list, solution: list[str] | None = None, **columns) -> list[float]:
     r"""
-    1.0 where the answer of a completion is the gold answer, else 0.0.
+    1.0 for each completion with the right final answer, else 0.0.
 
-    The completion has to commit itself: it needs exactly one answer block, closed, after the thought and with nothing
-    behind it. What counts as the gold answer, [`~answers.matching.answers_match`] says.
+    Judged by [`~answers.judge`]: a completion needs exactly one closed answer block, after the thought and with nothing
+    after it, and [`~answers.matching.answers_match`] compares the answer with the gold one.
 
     Args:
         completions (`list`):
@@ -17,13 +17,13 @@ def accuracy_reward(completions: list, solution: list[str] | None = None, **colu
         solution (`list[str]`):
             The column with the gold answers.
         columns:
-            What else TRL hands over; not used.
+            Other columns that TRL passes; not used.
 
     Returns:
         `list[float]`, one per completion.
 
     Raises:
-        ValueError: a gold answer that is empty or no text; the message names the row.
+        ValueError: a gold answer is empty or not text; the message names the row.
 
     Example:
 
@@ -40,5 +40,5 @@ def accuracy_reward(completions: list, solution: list[str] | None = None, **colu
     return [float(judge(text, gold).correct) for text, gold in zip(texts, golds, strict=True)]
 
 
-# So that a dataset without it is refused before a run, not at the first reward.
+# A dataset without this column is refused before the run, not at the first reward.
 accuracy_reward.needs = ("solution",)  # type: ignore[attr-defined]

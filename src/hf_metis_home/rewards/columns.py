@@ -1,6 +1,7 @@
-"""What TRL hands over to a reward, as the rewards read it."""
+"""The columns that TRL passes to a reward, checked."""
 
 from ..answers.matching import gold_text
+from ..data.rows import is_conversation, text_of
 
 
 def completion_texts(completions: list) -> list[str]:
@@ -14,27 +15,34 @@ def completion_texts(completions: list) -> list[str]:
     Raises:
         ValueError: a completion of another form.
     """
-    return [_text(completion, index) for index, completion in enumerate(completions)]
+    texts = []
+    for index, completion in enumerate(completions):
+        if is_conversation(completion) and len(completion) == 1:
+            completion = text_of(completion[0]["content"])
+        if not isinstance(completion, str):
+            given = str(completion)[:80]
+            raise ValueError(f"Completion {index} is {given!r}, but must be text or a list with one assistant message.")
+        texts.append(completion)
+    return texts
 
 
 def thinking_modes(thinking: list[bool] | None, count: int) -> list[bool]:
-    """The mode of every row; thinking where there is no such column, as a dense model has one mode."""
-    if thinking is None:
-        return [True] * count
-    _check_length("thinking", thinking, count)
-    for index, value in enumerate(thinking):
+    """The mode of each row; thinking if there is no such column, because a dense model has one mode."""
+    modes = [True] * count if thinking is None else list(thinking)
+    _check_length("thinking", modes, count)
+    for index, value in enumerate(modes):
         if not isinstance(value, bool):
             raise ValueError(
-                f"Row {index}, column `thinking`: {value!r} is not True or False. It names the branch that wrote the "
+                f"Row {index}, column `thinking`: {value!r} is not True or False. It is the branch that wrote the "
                 "completion."
             )
-    return list(thinking)
+    return modes
 
 
 def gold_answers(solution: list[str] | None, count: int) -> list[str]:
-    """The gold answer of every row. An error names the row."""
+    """The gold answer of each row. An error names the row."""
     if solution is None:
-        raise ValueError("There is no column `solution`, which holds the gold answers. Add it to the dataset.")
+        raise ValueError("There is no column `solution` with the gold answers. Add it to the dataset.")
     _check_length("solution", solution, count)
     for index, text in enumerate(solution):
         gold_text(text, name=f"Row {index}, column `solution`:")
@@ -44,17 +52,3 @@ def gold_answers(solution: list[str] | None, count: int) -> list[str]:
 def _check_length(column: str, values: list, count: int) -> None:
     if len(values) != count:
         raise ValueError(f"Column `{column}` has {len(values)} rows for {count} completions. Give one per completion.")
-
-
-def _text(completion, index: int) -> str:
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, list) and len(completion) == 1 and isinstance(completion[0], dict):
-        content = completion[0].get("content")
-        if isinstance(content, str):
-            return content
-        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            return "".join(part.get("text") or "" for part in content)
-    raise ValueError(
-        f"Completion {index} is {str(completion)[:80]!r}, but must be text or a list with one assistant message."
-    )

@@ -1,29 +1,29 @@
-"""Whether a completion has the form of its mode."""
+"""Whether a completion has the format of its mode."""
 
 from ..answers import AnswerFormat
 from .columns import completion_texts, thinking_modes
 
 
 FORMAT = AnswerFormat()
-MANY_TIMES = 4  # an answer this many times as long as the gold answer ...
-MANY_CHARACTERS = 80  # ... and longer than this holds more than a result
+MANY_TIMES = 4  # an answer this many times longer than the gold answer ...
+MANY_CHARACTERS = 80  # ... and longer than this is more than a result
 MORE_LINES = 2
 
 
 def format_reward(completions: list, thinking: list[bool] | None = None, **columns) -> list[float]:
     """
-    1.0 where a completion is exactly well formed for its mode, else 0.0.
+    1.0 for each completion that is exactly well formed for its mode, else 0.0.
 
-    Well formed is one thought followed by one answer that is not empty, each tag once, with nothing but white space
-    around them. The thought has to be empty in non-thinking mode and must not be empty in thinking mode.
+    Well formed means one thought followed by one answer that is not empty, each tag once, with only white space around
+    them. The thought must be empty in non-thinking mode and must not be empty in thinking mode.
 
     Args:
         completions (`list`):
             Texts, or lists with one assistant message.
         thinking (`list[bool]`, *optional*):
-            The column with the mode of each row; without it, as for a dense model, all are thinking.
+            The column with the mode of each row; without it, as for a dense model, all rows are thinking.
         columns:
-            What else TRL hands over; not used.
+            Other columns that TRL passes; not used.
 
     Returns:
         `list[float]`, one per completion.
@@ -38,33 +38,30 @@ def format_reward(completions: list, thinking: list[bool] | None = None, **colum
     [1.0, 0.0]
     ```
     """
-    texts = completion_texts(completions)
-    rewards = []
-    for text, mode in zip(texts, thinking_modes(thinking, len(texts)), strict=True):
-        parsed = FORMAT.parse(text)
-        rewards.append(float(parsed.well_formed and bool(parsed.thought) == mode))
-    return rewards
+    parsed = map(FORMAT.parse, completion_texts(completions))
+    modes = thinking_modes(thinking, len(completions))
+    return [float(one.well_formed and bool(one.thought) == mode) for one, mode in zip(parsed, modes, strict=True)]
 
 
 def thought_leak_penalty(
     completions: list, thinking: list[bool] | None = None, solution: list[str] | None = None, **columns
 ) -> list[float]:
     """
-    -1.0 where a completion in non-thinking mode reasons all the same, else 0.0; always 0.0 in thinking mode.
+    -1.0 for each completion that reasons in non-thinking mode, else 0.0; always 0.0 in thinking mode.
 
-    Reasoning is a thought that is not empty; text outside the answer block; or an answer that holds more than a result:
-    longer than 80 characters and than four times the gold answer, or more than two lines longer than the gold answer.
-    Without a column `solution` answers are not measured.
+    Reasoning is a thought that is not empty, text outside the answer block, or an answer that is more than a result:
+    longer than 80 characters and four times the gold answer, or more than two lines longer than the gold answer.
+    Without a column `solution`, the length of answers does not count.
 
     Args:
         completions (`list`):
             Texts, or lists with one assistant message.
         thinking (`list[bool]`, *optional*):
-            The column with the mode of each row; without it all are thinking.
+            The column with the mode of each row; without it, all rows are thinking.
         solution (`list[str]`, *optional*):
             The column with the gold answers.
         columns:
-            What else TRL hands over; not used.
+            Other columns that TRL passes; not used.
 
     Returns:
         `list[float]`, one per completion.
