@@ -26,6 +26,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from hf_metis_home.modeling.router_metis_home import is_thinking
+
 from .common import (
     Variant,
     each_thread_count,
@@ -99,7 +101,7 @@ def splits(sizes: Sizes) -> list[Split]:
     """All queries thinking, and the router's own halves of the batch."""
     probability = hybrid_model(sizes, router_layer=1).route(**queries(sizes)).thinking_probability
     threshold = threshold_for(probability)
-    return [Split((True,) * sizes.batch, 0.0), Split(tuple((probability >= threshold).tolist()), threshold)]
+    return [Split((True,) * sizes.batch, 0.0), Split(tuple(is_thinking(probability, threshold).tolist()), threshold)]
 
 
 def answers(name: str, sizes: Sizes, rank: int, split: Split):

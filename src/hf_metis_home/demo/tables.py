@@ -23,7 +23,7 @@ TABLES = {
     "models": ("The method, step by step", STEPS),
 }
 COLUMNS = {"easy": "easy", "hard": "hard", "located_easy": "located, easy", "located_hard": "located, hard"}
-INTERVALS = "In brackets the 95 % interval: bootstrap over seeds and over the questions of each; too narrow with few seeds."
+INTERVALS = "In brackets the 95 % interval: bootstrap over seeds and their questions; too narrow with few seeds."
 
 
 def rows_of(results: dict, table: str = "models") -> list[list[str]]:

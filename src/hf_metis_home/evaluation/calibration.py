@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from .._extras import require_extra
+from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 
 
@@ -162,7 +163,7 @@ def certify(
             What to promise.
     """
     order = np.argsort(probability, kind="stable")
-    direct = [int((probability < threshold).sum()) for threshold in thresholds]  # how many do not think
+    direct = [int((~is_thinking(probability, threshold)).sum()) for threshold in thresholds]
     change = right[order, 1].astype(int) - right[order, 0].astype(int)
     lost, won = (np.append(0, np.cumsum(change == sign))[direct] for sign in (1, -1))
     passed = drop_bound(lost, won, len(probability), confidence) <= max_drop
@@ -199,7 +200,7 @@ def _questions(outcomes: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, i
 
 
 def _taken(threshold: float, probability: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.where(probability >= threshold, values[:, 1], values[:, 0])
+    return np.where(is_thinking(probability, threshold), values[:, 1], values[:, 0])
 
 
 def _lowest(thresholds, probability, values, limit: float, target: str) -> float:
@@ -218,7 +219,7 @@ def _figures(threshold: float, probability: np.ndarray, right: np.ndarray, token
     taken = _taken(threshold, probability, tokens)
     accuracy, thinking = float(_taken(threshold, probability, right).mean()), float(right[:, 1].mean())
     return {
-        "thinking_ratio": float((probability >= threshold).mean()),
+        "thinking_ratio": float(is_thinking(probability, threshold).mean()),
         "tokens": None if np.isnan(taken).all() else float(np.nanmean(taken)),
         "accuracy": accuracy,
         "accuracy_thinking": thinking,
@@ -231,7 +232,7 @@ def _interval(target, threshold, probability, tokens, confidence: float, seed: i
     if target == "token_budget":
         drawn = bootstrap_shares({"tokens": _taken(threshold, probability, tokens)}, range(n), seed=seed)
         return interval(drawn["tokens"], confidence)
-    thinking = int((probability >= threshold).sum())
+    thinking = int(is_thinking(probability, threshold).sum())
     return [float(end) for end in binomtest(thinking, n).proportion_ci(confidence)]
 
 

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ..answers import AnswerFormat
 from ..modeling.configuration_metis_home import BRANCHES
+from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 from .leakage import format_validity, leakage
 from .policies import OURS, POOLED, expected, policy_shares
@@ -183,9 +184,7 @@ class Rows:
         self.answered, self.right = ~np.isnan(correct), np.nan_to_num(correct)
         asked = table["thinking_probability"].astype(float).to_numpy()
         self.probability = np.nan_to_num(asked)
-        # Compared in fp32, as the model does: there a probability of 0.7 is not below a threshold of 0.7.
-        thinking = asked.astype(np.float32) >= np.float32(threshold)
-        self.thinking = np.where(np.isnan(asked), np.nan, thinking.astype(float))
+        self.thinking = np.where(np.isnan(asked), np.nan, is_thinking(asked, threshold))
         self.modes = [mode for side, mode in enumerate(MODES) if self.answered[:, side].any()]
         if kind is None:
             both, routed = len(self.modes) == 2, not np.isnan(asked).all()

@@ -170,12 +170,14 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
     _can_record_outputs = {"hidden_states": Qwen2_5_VLDecoderLayer, "attentions": Qwen2_5_VLAttention}
 
     def __init__(self, config: MetisHomeTextConfig):
-        has_branches = config.router_layer < config.num_hidden_layers
+        lora = config.branch_kind == "lora"
         config.base_model_tp_plan = tensor_parallel_plan(
-            shared_ffn=config.router_layer > 0 or config.branch_kind == "lora",
-            branches=loaded_branches(config) if has_branches else (),
-            deltas=config.branch_projections if config.branch_kind == "lora" else None,
+            shared_ffn=lora or config.router_layer > 0,
+            branches=loaded_branches(config) if config.router_layer < config.num_hidden_layers else (),
+            deltas=config.branch_projections if lora else None,
         )
+        if config.num_hidden_layers == 0:  # a router that reads the embeddings
+            config.base_model_tp_plan = {}
         super().__init__(config)
         for layer_idx in range(config.router_layer, config.num_hidden_layers):
             self.layers[layer_idx] = MetisHomeDecoderLayer(config, layer_idx)

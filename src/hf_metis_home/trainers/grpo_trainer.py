@@ -30,6 +30,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from ..modeling import MetisHomeConfig
+from ..modeling.router_metis_home import is_thinking
 from .advantages import alternating, branch_advantages, router_advantages, router_gain
 from .branch_rollouts import one_token_per_image, rollouts_of
 from .completions_log import add_images
@@ -288,7 +289,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
 
     def _router_loss(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
         threshold = self.model.config.thinking_threshold
-        self._routed = (branch_logits.detach().softmax(dim=-1)[:, 1] >= threshold).float()
+        self._routed = is_thinking(branch_logits.detach().softmax(dim=-1)[:, 1], threshold).float()
         if self.args.router_objective == "regret":
             return regret_loss(branch_logits, router_target)
         return policy_gradient_loss(branch_logits, thinking, router_target)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..evaluation.policies import expected, policy_shares
+from ..modeling.router_metis_home import is_thinking
 from .router_losses import weighted_cross_entropy
 from .router_preferences import Preferences
 
@@ -40,7 +41,7 @@ class RouterScore:
 def score_router(logits: torch.Tensor, preferences: Preferences, threshold: float) -> RouterScore:
     """Evaluate scores `[N, 2]` at a threshold."""
     probability = logits.softmax(dim=-1)[:, 1]
-    thinking = probability >= threshold
+    thinking = is_thinking(probability, threshold)
     stake, target = preferences.stake, preferences.target
     # A soft label counts as the side that it leans to; one exactly between agrees with both.
     agrees = torch.where(preferences.gain == 0, True, thinking == (preferences.gain > 0))

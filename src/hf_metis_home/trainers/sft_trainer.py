@@ -22,6 +22,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..data import TRAINING_COLUMNS, check_columns, check_row
 from ..modeling import MetisHomeConfig
+from ..modeling.router_metis_home import is_thinking
 from .collator import MetisHomeCollator
 from .fused_forward import add_router_loss
 from .mixin import MetisHomeTrainerMixin, model_type_of
@@ -178,7 +179,8 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     def _keep_statistics(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor) -> None:
         """Sums over one micro-batch, in the order of `STATISTICS`. Kept for `compute_loss`, which shares them."""
         with torch.no_grad():
-            self._routed = routed = branch_logits.softmax(dim=-1)[:, 1] >= self.model.config.thinking_threshold
+            probability = branch_logits.softmax(dim=-1)[:, 1]
+            self._routed = routed = is_thinking(probability, self.model.config.thinking_threshold)
             nll = -outputs.log_probs.sum(dim=1)  # [B]; zero where there is no label
             tokens = outputs.label_mask.sum(dim=1)
             per_branch = [(values * rows).sum() for rows in (thinking, ~thinking) for values in (nll, tokens)]
