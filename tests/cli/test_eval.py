@@ -169,7 +169,7 @@ def test_rows_of_json_lines_fail_alone(folder, tmp_path, capsys):
     ("more", "message"),
     [
         (["--tasks", "cornre"], "`tasks` has 'cornre', which is not a known task or dataset. Known are shapes, corner"),
-        (["--tasks", "missing.yaml"], "`tasks` has 'missing.yaml', which is no file. Those that ship are ['ai2d'"),
+        (["--tasks", "missing.yaml"], "`tasks` has 'missing.yaml', which is not a file. Available by name: ['ai2d'"),
         (["--tasks", "some/missing.parquet"], "`tasks` is 'some/missing.parquet', which could not be read"),
         (["--tasks", "corner", "corner"], "`tasks` has 'corner' more than once"),
         (["--limit", "0"], "`limit` is 0"),

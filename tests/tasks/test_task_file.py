@@ -226,7 +226,7 @@ def test_a_column_that_is_not_there(name, tmp_path):
         if [key for key, used in read_task_file(SHIPPED / f"{name}.yaml").columns.items() if lost in used] == [what]:
             with pytest.raises(ValueError, match=message) as error:
                 load_questions([path])
-            assert "Name the column that holds the" in str(error.value)
+            assert "Write your own task file" in str(error.value)
 
 
 def test_a_struct_without_the_field(tmp_path):
@@ -248,7 +248,7 @@ def test_gold_answers_that_cannot_be_told(tmp_path):
         ("ai2d", "9", r"is '9', which is none of \['0', '1', '2', '3'\]"),
         ("mathvista", "1000", r"is '1000', which is none of \['90', '145°'\]"),
         ("hallusionbench", "perhaps", "is 'perhaps', which is neither yes nor no"),
-        ("ocrbench", [], r"is \[\], which holds no answer"),
+        ("ocrbench", [], r"is \[\], which contains no answer"),
     ):
         rows = [{**LAYOUTS[name][1][0], "answer": answer, "gt_answer": answer}]
         with pytest.raises(ValueError, match=rf"none of the 1 rows of .* has a gold answer .*{message}"):
@@ -273,10 +273,10 @@ def test_wrong_files(tmp_path, changes, message):
 
 def test_a_file_that_is_no_yaml(tmp_path):
     (tmp_path / "a.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match="a.yaml is no YAML"):
+    with pytest.raises(ValueError, match="a.yaml is not YAML"):
         load_questions([str(tmp_path / "a.yaml")])
     (tmp_path / "a.yaml").write_text("word")
-    with pytest.raises(ValueError, match="holds no `key: value` lines"):
+    with pytest.raises(ValueError, match="has no `key: value` lines"):
         load_questions([str(tmp_path / "a.yaml")])
 
 

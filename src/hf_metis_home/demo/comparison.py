@@ -28,7 +28,7 @@ from .report import MODELS, write_report
 from .results import combine
 
 
-STAGES = (("base",), ("hybrid", "dense_mixed", "reasoning_only"))  # those of one group run side by side
+STAGES = ("base", "hybrid", "dense_mixed", "reasoning_only")
 SAMPLES_PER_TASK = 2
 CARD_COLUMNS = ("accuracy", "stderr", "thinking_ratio", "mean_tokens")
 CARD_NOTE = "A miniature of about a million parameters, trained by `metis-home demo`. It only handles its own tasks."
@@ -59,11 +59,8 @@ def run_demo(preset: str = "small", seed: int = 0, output_dir: str | Path = "run
     """
     sizes = check_preset(preset)
     with staged_folder(output_dir) as staging, tempfile.TemporaryDirectory() as scratch:
-        runs = []
-        with progress("Training and testing", total=100, unit="%") as advance:
-            for number in range(sizes.seeds):
-                folder = staging if number == 0 else Path(scratch) / f"seed_{number}"
-                runs.append(_run_seed(sizes, seed + number, folder, Path(scratch), advance))
+        folders = {number: Path(scratch) / f"seed_{number}" for number in range(seed, seed + sizes.seeds)}
+        runs = train_models(sizes, {**folders, seed: staging}, ("easy", "hard"))
         # In a fresh process, where nothing has been imported yet.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             samples = pool.submit(_samples, staging / "hybrid", seed).result()
@@ -73,27 +70,63 @@ def run_demo(preset: str = "small", seed: int = 0, output_dir: str | Path = "run
     return results
 
 
-def _run_seed(sizes: Preset, seed: int, folder: Path, scratch: Path, advance: Callable[[float], None]) -> dict:
-    """All stages for one seed. Leaves `base/` and `hybrid/` in `folder`."""
-    models, seconds = {}, {}
+def train_models(
+    sizes: Preset, folders: dict[int, Path], pools: tuple[str, ...], method: Callable[..., dict] | None = None
+) -> list[dict]:
+    """
+    Train and test the models of the comparison for some seeds, and show the progress.
+
+    Args:
+        sizes ([`~demo.presets.Preset`]):
+            Of the stages.
+        folders (`dict[int, Path]`):
+            Seed to its folder, which gets `base/`, `hybrid/` and `digits.png`.
+        pools (`tuple[str, ...]`):
+            Names of the pools of tasks to report.
+        method (`Callable`, *optional*):
+            More work after the base, called in its own process with seed, folder and a function to report to, as
+            [`run_stage`] does.
+
+    Returns:
+        `list[dict]`: per seed `seed`, `models` (name to figures), `seconds` (per stage) and the result of `method`.
+    """
     context = multiprocessing.get_context("spawn")
-    percent = 100 / sizes.seeds / sum(map(len, STAGES))  # of one stage
-    with context.Manager() as manager, ProcessPoolExecutor(3, mp_context=context) as pool:
+    jobs: dict = {}
+    percent = 100 / len(folders) / (len(STAGES) + (method is not None))  # of one job
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # for the trainers' own files
+        context.Manager() as manager,
+        ProcessPoolExecutor(3, mp_context=context) as pool,
+        progress("Training and testing", total=100, unit="%") as advance,
+    ):
         events = manager.Queue()
-        for stages in STAGES:
-            threads = 2 if len(stages) == 1 else 1
-            futures = [
-                pool.submit(run_stage, stage, sizes, seed, folder, scratch, ("easy", "hard"), threads, events.put)
-                for stage in stages
-            ]
-            while not (events.empty() and all(future.done() for future in futures)):
+        for stages in STAGES[:1], STAGES[1:]:
+            for seed, folder in folders.items():
+                if method is not None and stages != STAGES[:1]:  # the longest job first
+                    jobs["method", seed] = pool.submit(method, seed, folder, events.put)
+                for stage in stages:
+                    threads = 2 if stage == "base" and len(folders) == 1 else 1
+                    given = (sizes, seed, folder, Path(scratch), pools, threads, events.put)
+                    jobs[stage, seed] = pool.submit(run_stage, stage, *given)
+            while not (all(job.done() for job in jobs.values()) and events.empty()):
                 with suppress(queue.Empty):
-                    advance(percent * events.get(timeout=0.3))
-            for stage, future in zip(stages, futures, strict=True):
-                figures, seconds[stage] = future.result()
-                models |= figures
-                print(stage_line(seed, MODELS[stage][0], seconds[stage], figures[stage]), flush=True)
-    return {"seed": seed, "models": {name: models[name] for name in MODELS}, "seconds": seconds}
+                    event = events.get(timeout=0.3)
+                    print(event, flush=True) if isinstance(event, str) else advance(percent * event)
+            for job in jobs.values():
+                job.result()  # raises the error of a job that failed
+    runs = []
+    for seed in folders:
+        found = {stage: jobs[stage, seed].result() for stage in STAGES}
+        models = {name: figures for stage in STAGES for name, figures in found[stage][0].items()}
+        runs.append(
+            {
+                "seed": seed,
+                "models": {name: models[name] for name in MODELS},
+                "seconds": {stage: seconds for stage, (_, seconds) in found.items()},
+                **({"method": jobs["method", seed].result()} if method is not None else {}),
+            }
+        )
+    return runs
 
 
 def run_stage(
@@ -103,12 +136,12 @@ def run_stage(
     folder: Path,
     scratch: Path,
     pools: tuple[str, ...],
-    threads: int = 1,
-    report: Callable[[float], None] = lambda share: None,
+    threads: int,
+    report: Callable[[float | str], None],
 ) -> tuple[dict, float]:
     """
     Train one model and answer the test questions with it, in its own process. `report` is called with the share of the
-    work that was done since the last call.
+    work that was done since the last call, and with a line to print.
 
     Returns:
         `dict`, `float`: what [`~demo.stages.figures_of`] returns, and the seconds it took.
@@ -127,6 +160,7 @@ def run_stage(
             report(0.9 / state.max_steps)
 
     torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
     work = scratch / f"{stage}_{seed}"
     rows = make_dataset(dict.fromkeys(TASKS, sizes.test_rows), "test", seed)
     if stage == "base":
@@ -137,17 +171,19 @@ def run_stage(
     else:
         base = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "base")
         processor = AutoProcessor.from_pretrained(folder / "base")
-        model = getattr(stages, f"train_{stage}")(base, processor, sizes, seed, work, [Report()])
+        model = stages.train_from_base(stage, base, processor, sizes, seed, work, [Report()])
     figures = stages.figures_of(stage, model, processor, rows, pools)
     if stage == "hybrid":
         results = {task: {name: cell[name] for name in CARD_COLUMNS} for task, cell in figures[stage].items()}
         save_hub_folder(model, processor, folder / "hybrid", stage="sft", notes=[CARD_NOTE], results=results)
+    seconds = time.perf_counter() - started
     report(0.1)
-    return figures, time.perf_counter() - started
+    report(stage_line(seed, MODELS[stage][0], seconds, figures[stage]))
+    return figures, seconds
 
 
 def stage_line(seed: int, name: str, seconds: float, figures: dict) -> str:
-    """What is printed when a stage is done."""
+    """The line to print when a stage is done."""
     cells = ", ".join(f"{task} {100 * figures[task]['accuracy']:.0f} %" for task in ("easy", "hard"))
     return f"seed {seed}, {name.strip()} ({seconds:.0f} s): {cells}"
 

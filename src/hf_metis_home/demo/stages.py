@@ -67,26 +67,21 @@ def train_base(preset: Preset, seed: int, output_dir: Path, callbacks=()):
     return fit(model, processor, rows, preset, preset.base_steps, seed, output_dir, callbacks), processor
 
 
-def train_reasoning_only(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
-    """Control: the dense base trained only on written steps, like a reasoning model."""
-    rows = stage_rows(THINKING_MIX, preset.rows, "train", seed + 1)
-    return fit(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
-
-
-def train_dense_mixed(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
-    """Control: the dense base trained on the hybrid's rows, without branches or router; it chooses its own mode."""
-    rows = stage_rows(THINKING_MIX | DIRECT_MIX, preset.rows, "train", seed + 1)
-    return fit(base, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
-
-
-def train_hybrid(base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=(), **router_options):
+def train_from_base(stage: str, base, processor, preset: Preset, seed: int, output_dir: Path, callbacks=()):
     """
-    Upcycle the base and train it on both modes (Stage-SFT): branches, shared parts and router together.
+    A model trained from the dense base.
 
-    `processor` learns `enable_thinking` in place.
+    Args:
+        stage (`str`):
+            `"hybrid"`: upcycled and trained on both modes (Stage-SFT), branches, shared parts and router together; or a
+            dense control: `"reasoning_only"`, trained only on written steps, like a reasoning model; `"dense_mixed"`,
+            trained on the hybrid's rows, so that it chooses its own mode.
+        base, processor:
+            Both are changed in place.
     """
-    model = upcycle(base, processor, seed=seed, **router_options)
-    rows = stage_rows(THINKING_MIX | DIRECT_MIX, preset.rows, "train", seed + 1)
+    model = upcycle(base, processor, seed=seed) if stage == "hybrid" else base
+    mix = THINKING_MIX if stage == "reasoning_only" else THINKING_MIX | DIRECT_MIX
+    rows = stage_rows(mix, preset.rows, "train", seed + 1)
     return fit(model, processor, rows, preset, preset.stage_steps, seed, output_dir, callbacks)
 
 

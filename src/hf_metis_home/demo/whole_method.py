@@ -11,19 +11,16 @@ only finished models answer the test questions.
 """
 
 import json
-import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from .._folders import staged_folder
 from .._versions import versions
-from .comparison import STAGES, be_quiet, run_stage, stage_line
+from .comparison import be_quiet, stage_line, train_models
 from .presets import METHOD_SIZES, PRESETS, check_preset
-from .report import MODELS
 from .tables import STEPS, markdown
 
 
@@ -53,44 +50,22 @@ def run_method_demo(preset: str = "small", seed: int = 0, output_dir: str | Path
         FileExistsError: `output_dir` has content.
     """
     sizes = check_preset(preset)
-    seeds = range(seed, seed + sizes.seeds)
-    context = multiprocessing.get_context("spawn")
-    with staged_folder(output_dir) as staging, tempfile.TemporaryDirectory() as scratch:
-        with ProcessPoolExecutor(2, mp_context=context) as pool:
-            folders = {number: staging / f"seed_{number}" for number in seeds}
-            plain = {}  # stage and seed to a model of the plain demo
-            for stages in STAGES:
-                for number, folder in folders.items():
-                    for stage in stages:
-                        plain[stage, number] = pool.submit(_plain_model, stage, preset, number, folder, Path(scratch))
-                if stages == STAGES[0]:
-                    for number in seeds:
-                        plain["base", number].result()
-                    steps = {number: pool.submit(_run_method, preset, number, folders[number]) for number in seeds}
-            found = {}
-            for number in seeds:
-                run = steps[number].result()
-                models = {}
-                for stage in (stage for stages in STAGES for stage in stages):
-                    figures, run["seconds"][f"demo: {stage}"] = plain[stage, number].result()
-                    models |= figures
-                found[str(number)] = {**run, "demo": {name: models[name] for name in MODELS}}
-        results = {"preset": preset, "versions": versions(), "seeds": found}
+    with staged_folder(output_dir) as staging:
+        folders = {number: staging / f"seed_{number}" for number in range(seed, seed + sizes.seeds)}
+        seeds = {}
+        for run in train_models(sizes, folders, POOLS, partial(_run_method, preset)):
+            method = run["method"]
+            seconds = method["seconds"] | {f"demo: {stage}": value for stage, value in run["seconds"].items()}
+            seeds[str(run["seed"])] = {**method, "demo": run["models"], "seconds": seconds}
+        results = {"preset": preset, "versions": versions(), "seeds": seeds}
         (staging / "method.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (staging / "method.md").write_text(markdown(results), encoding="utf-8")
     return results
 
 
-def _plain_model(stage: str, preset: str, seed: int, folder: Path, scratch: Path) -> tuple[dict, float]:
-    folder.mkdir(parents=True, exist_ok=True)
-    figures, seconds = run_stage(stage, PRESETS[preset], seed, folder, scratch, POOLS)
-    _say(seed, MODELS[stage][0], seconds, figures[stage])
-    return figures, seconds
-
-
-def _run_method(preset: str, seed: int, folder: Path) -> dict:
+def _run_method(preset: str, seed: int, folder: Path, report: Callable[[float | str], None]) -> dict:
     """
-    All stages after the base, for one seed. Leaves `method/` in `folder`.
+    All stages after the base, for one seed. Leaves `method/` in `folder`. `report` as in `run_stage`.
 
     Returns:
         `dict`: `models`, step to what [`~demo.stages.figures_of`] returns; `seconds` per step; `data`, the pass rates
@@ -120,7 +95,8 @@ def _run_method(preset: str, seed: int, folder: Path) -> dict:
         seconds[name] = time.perf_counter() - started
         figures = stages.figures_of(name, model, processor, test, POOLS)
         models.update({key: figures[key] for key in STEPS if key in figures})
-        _say(seed, STEPS[name], seconds[name], figures[name])
+        report(0.2)  # there are five steps
+        report(stage_line(seed, STEPS[name], seconds[name], figures[name]))
         return model
 
     model = step("base", lambda: model)
@@ -128,7 +104,7 @@ def _run_method(preset: str, seed: int, folder: Path) -> dict:
         model = step("cold_start", lambda: stages.cold_start(model, processor, plain, sizes, seed, scratch))
         model = step("stage_rl", lambda: stages.stage_rl(model, processor, sizes, seed, scratch))
         model.save_pretrained(folder / "stage_rl")
-        rows, report = stages.own_data(model, processor, sizes, seed, folder / "data")
+        rows, pass_rates = stages.own_data(model, processor, sizes, seed, folder / "data")
         # Branches, shared parts and router together.
         hybrid = upcycle(model, processor, seed=seed)
         model = step("stage_sft", lambda: stages.fit(hybrid, processor, rows, plain, sizes.sft_steps, seed, scratch))
@@ -137,8 +113,4 @@ def _run_method(preset: str, seed: int, folder: Path) -> dict:
     except ValueError as error:  # of a model that has learned nothing, as after a smoke run
         models["outcome_router"], seconds["outcome_router"] = None, str(error)
     save_hub_folder(model, processor, folder / "hybrid", stage="sft")
-    return {"models": models, "seconds": seconds, "data": report["tasks"]}
-
-
-def _say(seed: int, name: str, seconds: float, figures: dict) -> None:
-    print(stage_line(seed, name, seconds, figures), file=sys.__stdout__, flush=True)  # `be_quiet` silenced the other
+    return {"models": models, "seconds": seconds, "data": pass_rates["tasks"]}

@@ -60,7 +60,17 @@ def prepare_batch(processor, rows: list[dict | RowError], longest: int) -> tuple
     errors = {place: str(row) for place, row in enumerate(rows) if isinstance(row, RowError)}
 
     def inputs_of(places: list[int]):
-        return _inputs(processor, [rows[place] for place in places], longest) if places else None
+        asked = [row for place in places if isinstance(row := rows[place], dict)]
+        if not asked:
+            return None
+        inputs = prompt_inputs(processor, asked)
+        length = int(inputs["attention_mask"].sum(dim=1).max())
+        if length > longest:
+            raise RowError(
+                f"the prompt has {length} tokens, more than the {longest} that leave room for an answer of "
+                "`max_new_tokens` in the model's `max_position_embeddings`"
+            )
+        return inputs
 
     places = [place for place in range(len(rows)) if place not in errors]
     try:
@@ -76,17 +86,6 @@ def prepare_batch(processor, rows: list[dict | RowError], longest: int) -> tuple
             errors[place] = f"cannot be turned into a prompt ({_words(error)})"
     places = [place for place in places if place not in errors]
     return places, inputs_of(places), errors
-
-
-def _inputs(processor, rows: Sequence, longest: int):
-    inputs = prompt_inputs(processor, rows)
-    length = int(inputs["attention_mask"].sum(dim=1).max())
-    if length > longest:
-        raise RowError(
-            f"the prompt has {length} tokens, more than the {longest} that leave room for an answer of "
-            "`max_new_tokens` in the model's `max_position_embeddings`"
-        )
-    return inputs
 
 
 def in_halves(function: Callable, processor, rows: Sequence, inputs, device) -> list:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from .._extras import require_extra
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
+from .metrics import Rows
 
 
 require_extra("eval", "scipy")
@@ -184,19 +185,15 @@ def drop_bound(lost, won, questions: int, confidence: float):
 
 def _questions(outcomes: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Probability `[N]`, correctness `[N, 2]`, tokens `[N, 2]` (column 1 thinking), and the number left out."""
-    columns = ["task", "id", "sample", "thinking_probability"]
-    columns += [f"{what}_{mode}" for what in ("correct", "tokens") for mode in ("non_thinking", "thinking")]
-    table = outcomes.select_columns(columns).to_pandas().sort_values("sample", kind="stable")
-    table = table.drop_duplicates(["task", "id"]).sort_values(["task", "id"], kind="stable")
-    values = table[columns[4:]].astype(float).to_numpy()
-    asked = table["thinking_probability"].astype(float).to_numpy()
-    kept = ~np.isnan(asked)
-    if not kept.any() or np.isnan(values[:, :2]).all(axis=0).any():
+    table = outcomes.to_pandas().sort_values(["task", "id", "sample"], kind="stable").drop_duplicates(["task", "id"])
+    rows = Rows(table, threshold=0.0)
+    asked = ~np.isnan(rows.thinking)
+    if not asked.any() or len(rows.modes) < 2:
         raise ValueError(
             "`outcomes` has no router's probability, or no answers of one of the branches, so there is no threshold to "
             "choose. Use outcomes of a two-branch model with both branches."
         )
-    return asked[kept], np.nan_to_num(values[kept, :2]) > 0, values[kept, 2:], int((~kept).sum())
+    return rows.probability[asked], rows.right[asked] > 0, rows.tokens[asked], int((~asked).sum())
 
 
 def _taken(threshold: float, probability: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ..answers import AnswerFormat
 
 
+FORMAT = AnswerFormat()
 # English, as the texts of the benchmarks are; a word counts only as a whole.
 REFLECTIVE = (
     "wait", "hmm", "alternatively", "let me", "let's", "double-check", "double check", "recheck", "re-check", "verify",
@@ -14,20 +15,14 @@ REFLECTIVE = (
 _PATTERN = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in REFLECTIVE), re.IGNORECASE)
 
 
-def format_validity(
-    texts: Sequence[str],
-    thinking: bool,
-    answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008  immutable
-) -> float | None:
+def format_validity(texts: Sequence[str], thinking: bool, answer_format: AnswerFormat = FORMAT) -> float | None:
     """Share of texts that are well formed and have a thought exactly if their mode has one; None without texts."""
     parsed = [answer_format.parse(text) for text in texts]
     return sum(one.well_formed and bool(one.thought) == thinking for one in parsed) / len(parsed) if parsed else None
 
 
 def leakage(
-    texts: Sequence[str],
-    tokens: Sequence[float],
-    answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008  immutable
+    texts: Sequence[str], tokens: Sequence[float], answer_format: AnswerFormat = FORMAT
 ) -> dict[str, float] | None:
     """
     Signs of reasoning in answers of the non-thinking branch.

@@ -16,7 +16,7 @@ from ..answers import AnswerFormat
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
-from .leakage import format_validity, leakage
+from .leakage import FORMAT, format_validity, leakage
 from .policies import OURS, POOLED, expected, policy_shares
 from .routing_metrics import calibration_error, call_curve, call_performance, hacc, nauc, reliability
 
@@ -30,7 +30,7 @@ def summarise(
     policy: str = "model",
     threshold: float = 0.5,
     pools: Mapping[str, Sequence[str]] | None = None,
-    answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008  immutable
+    answer_format: AnswerFormat = FORMAT,
 ) -> dict[str, dict]:
     """
     Accuracy per task, and per pool of tasks.
@@ -88,7 +88,7 @@ def evaluate_outcomes(
     baselines: dict[str, Dataset] | None = None,
     seed: int = 0,
     draws: int = 1000,
-    answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008  immutable
+    answer_format: AnswerFormat = FORMAT,
 ) -> dict:
     """
     All metrics of a table of outcomes.
@@ -175,7 +175,7 @@ class Rows:
     `kind` is who chooses the branch: `"router"`, a dense `"model"`, or the only branch that answered.
     """
 
-    def __init__(self, table, threshold: float, answer_format: AnswerFormat, kind: str | None = None):
+    def __init__(self, table, threshold: float, answer_format: AnswerFormat = FORMAT, kind: str | None = None):
         def columns(name: str) -> np.ndarray:  # [N, 2]; a column without any value holds None
             return np.stack([table[f"{name}_{mode}"].astype(float).to_numpy() for mode in MODES], axis=1)
 

@@ -29,6 +29,7 @@ from .._folders import write_whole
 from ..answers import AnswerFormat, judge
 from ..data.rollouts import seed_of
 from ..data.work_file import WorkFile
+from ..modeling.configuration_metis_home import BRANCHES
 from ..tasks.rows import gold_answers, stored_rows
 from .batches import OUT_OF_MEMORY, in_halves, plan_batches, prepare_batch, read_row
 from .generation import generate_answers
@@ -40,23 +41,12 @@ require_extra("eval", "datasets", "pyarrow")
 from datasets import Dataset, Features, Value  # noqa: E402
 
 
+ANSWER_COLUMNS = {"correct": "bool", "tokens": "int64", "seconds": "float64", "text": "string"}  # one per branch
 FEATURES = Features(
-    {
-        "task": Value("string"),
-        "id": Value("string"),
-        "subject": Value("string"),
-        "sample": Value("int64"),
-        "thinking_probability": Value("float64"),
-        "correct_thinking": Value("bool"),
-        "correct_non_thinking": Value("bool"),
-        "tokens_thinking": Value("int64"),
-        "tokens_non_thinking": Value("int64"),
-        "seconds_thinking": Value("float64"),
-        "seconds_non_thinking": Value("float64"),
-        "text_thinking": Value("string"),
-        "text_non_thinking": Value("string"),
-        "error": Value("string"),
-    }
+    {name: Value("string") for name in ("task", "id", "subject")}
+    | {"sample": Value("int64"), "thinking_probability": Value("float64")}
+    | {f"{name}_{branch}": Value(kind) for name, kind in ANSWER_COLUMNS.items() for branch in BRANCHES}
+    | {"error": Value("string")}
 )
 COLUMNS = tuple(FEATURES)
 
@@ -213,9 +203,9 @@ def _answer_batch(
                     for other in cells[place]:
                         other["thinking_probability"] = answer.thinking_probability
                 verdict = judge(answer.text, gold_answers(row), answer_format, verifier=row.get("verifier"))
+                values = {"correct": verdict.correct, "tokens": answer.tokens, "seconds": seconds, "text": answer.text}
                 mode = "thinking" if answer.thinking else "non_thinking"
-                record[f"correct_{mode}"], record[f"text_{mode}"] = verdict.correct, answer.text
-                record[f"tokens_{mode}"], record[f"seconds_{mode}"] = answer.tokens, seconds
+                record |= {f"{name}_{mode}": value for name, value in values.items()}
 
 
 def _add_error(record: dict, prefix: str, error: str) -> None:
