@@ -85,4 +85,4 @@ def test_refuses_a_dense_model_and_outcomes_of_other_weights(folder, capsys):
     run = {"model": {"name": "other", "weights": "0" * 64}}
     (folder.parent / "outcomes" / "run.json").write_text(json.dumps(run))
     assert calibrate(folder, "--thinking_ratio", "0.4") == 2
-    assert "of a model with other weights ('other', see run.json)" in capsys.readouterr().err
+    assert "from a model with other weights ('other', see run.json)" in capsys.readouterr().err
