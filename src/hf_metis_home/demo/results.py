@@ -25,19 +25,15 @@ def combine(runs: list[dict], preset: str) -> dict:
     """
     first = runs[0]
     results = {"preset": preset, "seed": first["seed"], "versions": versions()}
-    if len(runs) == 1:
-        results |= {"models": first["models"], "seconds": first["seconds"]}
-    else:
+    results |= {"models": first["models"], "seconds": first["seconds"]}
+    if len(runs) > 1:
         results["models"] = {
             model: {task: _mean([run["models"][model][task] for run in runs]) for task in tasks}
             for model, tasks in first["models"].items()
         }
-        results["seconds"] = {
-            stage: statistics.mean(run["seconds"][stage] for run in runs) for stage in first["seconds"]
-        }
-        results["seeds"] = runs
-    results["statement"] = statement(results)
-    return results
+        seconds = {stage: statistics.mean(run["seconds"][stage] for run in runs) for stage in first["seconds"]}
+        results |= {"seconds": seconds, "seeds": runs}
+    return results | {"statement": statement(results)}
 
 
 def _mean(cells: list[dict]) -> dict:

@@ -45,21 +45,20 @@ def bootstrap_shares(
     numbers = {question: number for number, question in enumerate(sorted(set(questions)))}
     place = np.array([numbers[question] for question in questions])
     count = len(numbers)
-    known = {name: ~np.isnan(column) for name, column in values.items()}
-    sums = {
-        name: np.bincount(place, np.where(known[name], column, 0.0), minlength=count) for name, column in values.items()
-    }
-    sizes = {name: np.bincount(place, known[name], minlength=count) for name in values}
+    columns = np.stack(list(values.values()))  # [columns, rows]
+    sums, sizes = (
+        np.stack([np.bincount(place, column, minlength=count) for column in part], axis=1)  # [questions, columns]
+        for part in (np.nan_to_num(columns), ~np.isnan(columns))
+    )
     generator = np.random.default_rng(seed)
-    means = {name: [] for name in values}
+    means = []
     step = max(1, CHUNK // count)
     for start in range(0, draws, step):
         size = min(step, draws - start)
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(float)  # [size, questions]
-        for name in values:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                means[name].append((drawn @ sums[name]) / (drawn @ sizes[name]))
-    return {name: np.concatenate(parts) for name, parts in means.items()}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((drawn @ sums) / (drawn @ sizes))
+    return dict(zip(values, np.concatenate(means).T, strict=True))
 
 
 def interval(draws: np.ndarray, confidence: float = 0.95) -> list[float] | None:

@@ -18,7 +18,7 @@ from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 from .leakage import FORMAT, format_validity, leakage
 from .policies import OURS, POOLED, expected, policy_shares
-from .routing_metrics import calibration_error, call_curve, call_performance, hacc, nauc, reliability
+from .routing_metrics import calibration_error, call_performance, hacc, nauc, reliability
 
 
 MODES = BRANCHES[::-1]  # in the order of the columns of arrays
@@ -164,7 +164,7 @@ def evaluate_outcomes(
                 subject: _subject(rows_of(group, kind=kind)) for subject, group in part.groupby("subject")
             }
         if task == POOLED and kind == "router":
-            metrics["reliability"][POOLED] = reliability(rows.right, rows.probability)
+            metrics["reliability"][POOLED] = reliability(rows.right, np.nan_to_num(rows.probability))
     return metrics
 
 
@@ -182,14 +182,17 @@ class Rows:
         self.table, self.answer_format = table, answer_format
         correct, self.tokens, self.seconds = columns("correct"), columns("tokens"), columns("seconds")
         self.answered, self.right = ~np.isnan(correct), np.nan_to_num(correct)
-        asked = table["thinking_probability"].astype(float).to_numpy()
-        self.probability = np.nan_to_num(asked)
-        self.thinking = np.where(np.isnan(asked), np.nan, is_thinking(asked, threshold))
+        self.probability = table["thinking_probability"].astype(float).to_numpy()
+        self.thinking = self.route(threshold)
         self.modes = [mode for side, mode in enumerate(MODES) if self.answered[:, side].any()]
         if kind is None:
-            both, routed = len(self.modes) == 2, not np.isnan(asked).all()
+            both, routed = len(self.modes) == 2, not np.isnan(self.probability).all()
             kind = "router" if both and routed else self.modes[0] if len(self.modes) == 1 else "model"
         self.kind = kind
+
+    def route(self, threshold: float) -> np.ndarray:
+        """Whether the router thinks about each row at a threshold; NaN if it was not asked."""
+        return np.where(np.isnan(self.probability), np.nan, is_thinking(self.probability, threshold))
 
     def malformed(self) -> np.ndarray:
         """Whether an answer has no final answer, `(N, 2)`; NaN for a missing answer."""
@@ -271,30 +274,18 @@ def _router(rows: Rows, policies: dict) -> dict:
 
 
 def _curve(rows: Rows) -> list[dict]:
-    known = ~np.isnan(rows.thinking)
-    right, tokens, probability = rows.right[known], rows.tokens[known], rows.probability[known]
-    accuracy = call_curve(right, probability)
-    total, lengths = (
-        call_curve(values.astype(float), probability) for values in (np.nan_to_num(tokens), ~np.isnan(tokens))
-    )
-    cost = np.divide(total, lengths, out=np.full(len(total), np.nan), where=lengths > 1e-12)  # of answers there are
-    values, counts = np.unique(probability, return_counts=True)
-    at_least = np.cumsum(counts[::-1])[::-1]  # how many think at the threshold `values[i]`
-    points = [(float(value), int(count)) for value, count in zip(values, at_least, strict=True)]
-    if values[-1] < 1:
-        points.append((1.0, 0))
-    points = [points[place] for place in np.unique(np.linspace(0, len(points) - 1, CURVE_POINTS).round().astype(int))]
-    scale = known.mean()  # rows that the router could not read are wrong
-    return [
-        {
-            "threshold": value,
-            "accuracy": float(accuracy[count] * scale),
-            "tokens": float(cost[count]),
-            "thinking_ratio": count / len(probability),
-        }
-        for value, count in points
-        if not np.isnan(cost[count])  # else not one answer has a length
-    ]
+    """The router at every threshold that makes a difference, from all to none thinking."""
+    thresholds = np.unique(np.append(rows.probability[~np.isnan(rows.thinking)], 1.0))
+    chosen = np.unique(np.linspace(0, len(thresholds) - 1, CURVE_POINTS).round().astype(int))
+    curve = []
+    for threshold in thresholds[chosen].tolist():
+        share = rows.route(threshold)
+        tokens = _mean(expected(rows.tokens, share))
+        if tokens is not None:  # else not one answer has a length
+            accuracy = float(rows.right_of(share).mean())
+            point = {"threshold": threshold, "accuracy": accuracy, "tokens": tokens, "thinking_ratio": _mean(share)}
+            curve.append(point)
+    return curve
 
 
 def _subject(rows: Rows) -> dict:

@@ -69,7 +69,10 @@ def load_questions(
         if word.startswith(REASONING_GYM):
             found = _reasoning_gym_rows(word, limit or QUESTIONS, seed)
         elif word in _miniature_tasks():
-            found = _miniature_rows(word, limit or QUESTIONS, seed)
+            from ..miniature.tasks import make_dataset
+
+            # A seed for each task, so that its questions do not depend on which other tasks are asked for.
+            found = stored_rows(make_dataset({word: limit or QUESTIONS}, "test", seed_of(seed, word)))
         elif path := find_task_file(word):
             found, source = _task_file_rows(path, limit)
             sources |= source
@@ -130,13 +133,6 @@ def _miniature_tasks() -> tuple[str, ...]:
     from ..miniature.tasks import TASKS
 
     return TASKS
-
-
-def _miniature_rows(task: str, count: int, seed: int) -> Sequence[dict]:
-    from ..miniature.tasks import make_dataset
-
-    # A seed for each task, so that its questions do not depend on which other tasks are asked for.
-    return stored_rows(make_dataset({task: count}, "test", seed_of(seed, task)))
 
 
 def _reasoning_gym_rows(word: str, count: int, seed: int) -> list[dict]:
