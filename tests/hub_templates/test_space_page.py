@@ -81,7 +81,7 @@ def test_a_question_its_thought_and_the_dial(page):
     page.click("#ask")
     page.wait(f"{value('thinking', 'answer')} === {ANSWERS[True]!r}")
     assert "The router chose the thinking branch" in decision(page)
-    assert "at least the threshold 0.000" in decision(page)
+    assert "at or above the threshold of 0.000" in decision(page)
     assert "tokens · " in page.run("return document.querySelector('#thinking-counter').innerText")
     assert not page.run(f"return {shown('#non-thinking')}")
 

@@ -192,8 +192,8 @@ def test_hand_edited_threshold_is_not_called_calibrated(folder, tmp_path):
         (["--model_id", "a/b/c"], "`model_id` is 'a/b/c', which cannot be an id on the Hub"),
         (["--datasets", "ok/rows", "../rows"], "`datasets` is '../rows'"),
         (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which does not exist"),
-        (["--model_name_or_path", "nowhere"], "which is not a folder here"),
-        (["--model_name_or_path", "."], "holds no config.json of a model"),
+        (["--model_name_or_path", "nowhere"], "which is not a local folder"),
+        (["--model_name_or_path", "."], "contains no config.json of a model"),
     ],
 )
 def test_refusals(folder, words, message, capsys, tmp_path, monkeypatch):

@@ -252,16 +252,24 @@ def load_template(name: str):
     return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
-def hub_id(name: str | None) -> str | None:
-    """`name` if it can be the id of a Hub repository, else None: a local path tells a reader elsewhere nothing."""
+def check_hub_id(name: str, argument: str) -> None:
+    """An error if `name` cannot be the id of a Hub repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"`{argument}` is {name!r}, which cannot be an id on the Hub: {error}") from error
+
+
+def hub_id(name: str | None) -> str | None:
+    """`name` if it can be the id of a Hub repository, else None: a local path tells a reader elsewhere nothing."""
     if name is None or Path(name).exists():
         return None
     try:
-        validate_repo_id(str(name))
-    except HFValidationError:
+        check_hub_id(str(name), "name")
+    except ValueError:
         return None
     return str(name)
 

@@ -92,7 +92,7 @@ class History:
         if not self.steps:
             return {}
         made = next((step.record for step in reversed(self.steps) if step.kind == "upcycle"), {})
-        datasets = [name for step in self.steps for name in map(hub_id, _dataset_names(step)) if name]
+        datasets = [name for step in self.steps for name in _datasets(step)]
         facts = {
             "base_model": self.base_model,
             "thinking_model": self.thinking_model,
@@ -182,12 +182,13 @@ def _read_step(folder: Path) -> Step | None:
 def describe(step: Step) -> dict:
     """A step as the card shows it: `title`, `sentences` and `settings` (name to value)."""
     values = {**step.record, **(step.record.get("arguments") or {})}
-    unset: set[str] = set()
-    if step.kind in TRAINERS.values():
-        unset |= {"num_train_epochs"} if (values.get("max_steps") or 0) > 0 else set()
-        unset |= set() if values.get("router_loss_coef") else {"router_loss_coef"}
-        unset |= set() if (values.get("processes") or 1) > 1 else {"processes"}
-    settings = {name: values.get(name) for name in SETTINGS[step.kind] if name not in unset}
+    # Without effect: epochs beside a number of steps, a coefficient of 0, and a single process.
+    idle = {
+        "num_train_epochs": (values.get("max_steps") or 0) > 0,
+        "router_loss_coef": not values.get("router_loss_coef"),
+    }
+    idle["processes"] = (values.get("processes") or 1) == 1
+    settings = {name: values.get(name) for name in SETTINGS[step.kind] if not idle.get(name)}
     settings = {name: value for name, value in settings.items() if value not in (None, "", []) and value is not False}
     sentences = {"sft": _trained, "grpo": _trained, "fit_router": _fitted}.get(step.kind, lambda step: [])
     return {"title": TITLES[step.kind], "sentences": sentences(step), "settings": settings}
@@ -207,8 +208,7 @@ def _trained(step: Step) -> list[str]:
         sentences.append(f"Trained parts: {', '.join(trained)}.")
     rows = ((record.get("datasets") or {}).get("train") or {}).get("rows")
     if record.get("steps"):
-        names = [name for name in map(hub_id, _dataset_names(step)) if name]
-        source = f" from {', '.join(names)}" if names else ""
+        source = f" from {', '.join(names)}" if (names := _datasets(step)) else ""
         sentences.append(
             f"Trained for {record['steps']} steps" + ("." if rows is None else f" on {rows} rows{source}.")
         )
@@ -230,6 +230,7 @@ def _fitted(step: Step) -> list[str]:
     ]
 
 
-def _dataset_names(step: Step) -> list[str]:
+def _datasets(step: Step) -> list[str]:
+    """Hub ids of the rows that a step trained on."""
     local = step.record.get("local_sources") or ()
-    return [name for name in step.record.get("dataset_names") or [] if name not in local]
+    return [name for name in step.record.get("dataset_names") or [] if name not in local and hub_id(name)]

@@ -1,4 +1,4 @@
-"""What a table of outcomes says about a model, as its card and the Hub take it."""
+"""What a table of outcomes says about a model, for its card and for the Hub."""
 
 from pathlib import Path
 
@@ -23,14 +23,14 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
         outcomes (`str` or `Path`):
             Folder that `metis-home eval` wrote, or its `outcomes.parquet`.
         folder (`Path`):
-            Of the model that they are about.
+            Folder of the model that was evaluated.
         threshold (`float`):
-            The model's, by which the router decides.
+            Threshold of the model's router.
         name (`str`):
-            What the model is called in `model-index`.
+            Name of the model in `model-index`.
 
     Returns:
-        `tuple`: `results`, `measured` and `index` for [`~hub_templates.cards.model_card_parts`], and the files of
+        `tuple`: `results`, `measured` and `index` of [`~hub_templates.cards.ModelFacts`], and the files of
         `.eval_results/`, see [`~reports.hub_results.eval_results`].
 
     Raises:
@@ -52,7 +52,7 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
 
 
 def row(cells: dict) -> dict[str, str]:
-    """Of a task: how it goes as the router decides, and with either branch alone, with 95 % intervals."""
+    """A task's results with the router deciding and with each branch only, with 95 % intervals."""
     policies = cells["policies"]
     own = policies[own_policy(policies)]
     found = {
@@ -70,17 +70,16 @@ def accuracy(cell: dict) -> str:
 
 
 def how(run: dict, threshold: float, weights: str) -> str:
-    """One sentence on how it was measured; what `run.json` does not say is left out."""
-    arguments, model = run.get("arguments") or {}, run.get("model") or {}
-    facts = [f"threshold {threshold:.4g}"]
-    if arguments.get("max_new_tokens"):
-        facts.append(f"at most {arguments['max_new_tokens']} new tokens")
-    if "temperature" in arguments:
-        facts.append(f"temperature {arguments['temperature']:g}" if arguments["temperature"] else "greedy")
-    if model.get("dtype"):
-        facts.append(model["dtype"])
-    if (run.get("versions") or {}).get("hf-metis-home"):
-        facts.append(f"hf-metis-home {run['versions']['hf-metis-home']}")
+    """One sentence on how it was measured. What `run.json` does not say is left out."""
+    arguments, versions = run.get("arguments") or {}, run.get("versions") or {}
+    temperature = arguments.get("temperature")
+    facts = [
+        f"threshold {threshold:.4g}",
+        arguments.get("max_new_tokens") and f"at most {arguments['max_new_tokens']} new tokens",
+        "greedy" if temperature == 0 else temperature and f"temperature {temperature:g}",
+        (run.get("model") or {}).get("dtype"),
+        versions.get("hf-metis-home") and f"hf-metis-home {versions['hf-metis-home']}",
+        f"weights {weights[:12]}",
+    ]
     date = f" on {run['date'][:10]}" if run.get("date") else ""
-    made = f"Measured with metis-home eval{date}: {', '.join(facts)}, weights {weights[:12]}."
-    return f"In percent, with 95 % intervals. {made}"
+    return f"In percent, with 95 % intervals. Measured with metis-home eval{date}: {', '.join(filter(None, facts))}."

@@ -7,6 +7,7 @@ text, so nothing that a model or a dataset says can act as HTML.
 
 import base64
 import io
+import json
 import math
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def render_page(template: Path, **values) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, decimal=decimal, number=number)
+    environment.filters.update(percent=percent, decimal=decimal, number=number, shorten=shorten)
     environment.globals["palette"] = PALETTE
     return environment.get_template(template.name).render(**values)
 
@@ -69,4 +70,13 @@ def decimal(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None) -> str:
-    return f"{value:,}" if known(value) else "–"
+    return f"{value:,.0f}" if known(value) else "–"
+
+
+def shorten(value: object, longest: int) -> str:
+    """Start and end of a long text, and how much is left out in between. What is not text becomes JSON."""
+    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= longest:
+        return text
+    head, tail = longest * 2 // 3, longest // 3
+    return f"{text[:head]} […{len(text) - head - tail:,} characters left out…] {text[-tail:]}"

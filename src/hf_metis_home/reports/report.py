@@ -21,14 +21,12 @@ from .hub_results import eval_results, model_index, write_eval_results
 from .outcomes_folder import read_outcomes_folder
 from .page import known, render_page
 from .statement import statement
-from .wrong_routes import shorten, wrong_routes
+from .wrong_routes import LONGEST_TEXT, wrong_routes
 
 
 DEFAULT_THRESHOLD = 0.5  # of the model's configuration
-REASONS = 30
 SUBJECTS = 50  # per task
-TASKS_NAMED = 8  # per reason
-LONGEST_FACT = 600  # characters
+REASONS = 30
 
 
 def write_report(
@@ -112,15 +110,17 @@ def write_report(
         threshold=threshold,
         threshold_source=threshold_source,
         statement=statement(results),
+        reasons=REASONS,
         task_plots={task: svg_uri(figure) for task, figure in by_task.items() if figure},
         plots=plots,
         ratios=_largest_subjects(thinking_ratio_rows(metrics)),
         reliability=reliability_rows(metrics),
-        failed=_failed(frame),
+        failures=_failures(frame),
         wrong=wrong_routes(frame, threshold, questions),
+        longest=LONGEST_TEXT,
         command=command,
         facts=facts | {name: f"{len(table):,} rows" for name, table in tables.items()},
-        described=_described(run),
+        run=run,
     )
     (output_dir / "report.html").write_text(page, encoding="utf-8")
     return results
@@ -184,35 +184,8 @@ def _largest_subjects(rows: list[dict]) -> list[dict]:
     return [row for _, task in groupby(rows, lambda row: row["task"]) for row in islice(task, 1 + SUBJECTS)]
 
 
-def _failed(frame) -> dict:
-    """Rows with an error, counted by its text."""
-    rows = frame[frame["error"].notna()]
-    groups = sorted(rows.groupby("error", sort=False), key=lambda group: -len(group[1]))
-    reasons = [
-        {
-            "error": shorten(error, LONGEST_FACT),
-            "n": len(group),
-            "tasks": group["task"].unique()[:TASKS_NAMED],
-            "id": group["id"].iloc[0],
-        }
-        for error, group in groups[:REASONS]
-    ]
-    return {"n": len(rows), "reasons": reasons, "more": len(groups) > REASONS}
-
-
-def _described(run: dict) -> dict[str, dict[str, str]]:
-    """`run.json` as short tables: one per object in it, and one for everything else."""
-    tables, rest = {}, {}
-    for name, value in run.items():
-        if isinstance(value, dict) and value:
-            tables[name.replace("_", " ").capitalize()] = {key: _fact(part) for key, part in value.items()}
-        else:
-            rest[name.replace("_", " ")] = _fact(value)
-    return ({"The evaluation": rest} if rest else {}) | tables
-
-
-def _fact(value: object) -> str:
-    if value is None:
-        return "–"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return shorten(text, LONGEST_FACT)
+def _failures(frame) -> list[dict]:
+    """Errors of the rows: text, count, tasks and the id of one row, the most frequent first."""
+    groups = frame.groupby("error", sort=False)
+    found = groups.agg(n=("id", "size"), tasks=("task", "unique"), id=("id", "first")).reset_index()
+    return found.sort_values("n", ascending=False, kind="stable").to_dict("records")

@@ -34,9 +34,8 @@ def wrong_routes(table, threshold: float, questions: str | Path | None = None) -
     Returns:
         `dict`: `"missed"` (answered directly and wrong, where thinking is right) and `"needless"` (sent to thinking,
         where the direct answer is right), each with `total` and at most `SAMPLES` `rows`: from each task in turn the
-        ones where the router was most certain, wrong answers first. A row has the columns of the outcomes, with texts
-        shortened, `thinking`, and `question`, `solution` and `image` (`source`, a data URI, and whether it is `small`),
-        each None where unknown.
+        ones where the router was most certain, wrong answers first. A row has the columns of the outcomes, `thinking`,
+        and `question`, `solution` and `image` (`source`, a data URI, and whether it is `small`), None where unknown.
     """
     answered = table.dropna(subset=["thinking_probability", "correct_thinking", "correct_non_thinking"])
     thinking = is_thinking(answered["thinking_probability"].to_numpy(), threshold)
@@ -48,8 +47,10 @@ def wrong_routes(table, threshold: float, questions: str | Path | None = None) -
     ):
         worst = _worst(rows, threshold)
         known = _read_questions(questions, worst)
-        samples = [_sample(row, known.get((row["task"], row["id"]), {})) for row in worst]
-        found[kind] = {"total": len(rows), "rows": [{**sample, "thinking": kind == "needless"} for sample in samples]}
+        for row in worst:
+            question = known.get((row["task"], row["id"]), dict.fromkeys(("question", "solution", "image")))
+            row |= {**question, "image": _image(question["image"]), "thinking": kind == "needless"}
+        found[kind] = {"total": len(rows), "rows": worst}
     return found
 
 
@@ -60,22 +61,6 @@ def _worst(rows, threshold: float) -> list[dict]:
     ordered = rows.assign(right=right, distance=distance).sort_values(["right", "distance"], kind="stable")
     turn = ordered.groupby("task").cumcount()
     return ordered.assign(turn=turn).sort_values("turn", kind="stable").head(SAMPLES).to_dict("records")
-
-
-def _sample(row: dict, question: dict) -> dict:
-    subject = row["subject"] if isinstance(row["subject"], str) else None  # pandas' empty cell is a number
-    texts = {f"text_{branch}": shorten(row[f"text_{branch}"]) for branch in BRANCHES}
-    tokens = {f"tokens_{branch}": int(row[f"tokens_{branch}"]) for branch in BRANCHES}
-    asked = {name: shorten(question.get(name)) for name in ("question", "solution")}
-    return {**row, **texts, **tokens, **asked, "subject": subject, "image": _image(question.get("image"))}
-
-
-def shorten(text: str | None, longest: int = LONGEST_TEXT) -> str | None:
-    """Start and end of a long text, and how much is left out in between."""
-    if text is None or len(text) <= longest:
-        return text
-    head, tail = longest * 2 // 3, longest // 3
-    return f"{text[:head]} […{len(text) - head - tail:,} characters left out…] {text[-tail:]}"
 
 
 def _read_questions(path: str | Path | None, rows: list[dict]) -> dict[tuple[str, str], dict]:

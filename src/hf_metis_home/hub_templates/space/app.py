@@ -89,7 +89,7 @@ def read_upload(payload) -> Image.Image | None:
             refuse(f"The image file is larger than {MAX_BYTES // 2**20} MB. Make it smaller.")
         with Image.open(payload.path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                refuse(f"The image has more than {MAX_PIXELS // 10**6} million pixels. Make it smaller.")
+                raise Image.DecompressionBombError
             return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError:
         refuse(f"The image has more than {MAX_PIXELS // 10**6} million pixels. Make it smaller.")
@@ -229,32 +229,19 @@ class Panel:
         with gr.Column(visible=False, min_width=230, elem_id=name, elem_classes="branch") as self.column:
             gr.HTML(f"<h3>{name.capitalize()} branch</h3>")
             with gr.Accordion("Thought", open=False, visible=False, elem_id=f"{name}-fold") as self.fold:
-                self.thought = gr.Textbox(
-                    show_label=False, container=False, lines=3, max_lines=20, elem_id=f"{name}-thought"
-                )
+                bare = {"show_label": False, "container": False}
+                self.thought = gr.Textbox(lines=3, max_lines=20, elem_id=f"{name}-thought", **bare)
             self.answer = gr.Textbox(label="Answer", lines=2, max_lines=20, buttons=["copy"], elem_id=f"{name}-answer")
             self.counter = gr.HTML(elem_id=f"{name}-counter", elem_classes="counter")
-
-    @property
-    def parts(self) -> list:
-        return [self.column, self.fold, self.thought, self.answer, self.counter]
+        self.parts = [self.column, self.fold, self.thought, self.answer, self.counter]
 
     def cleared(self, visible: bool) -> dict:
-        return {
-            self.column: gr.update(visible=visible),
-            self.fold: gr.update(visible=False, open=False),
-            self.thought: "",
-            self.answer: "",
-            self.counter: "",
-        }
+        closed = gr.update(visible=False, open=False)
+        return dict(zip(self.parts, (gr.update(visible=visible), closed, "", "", ""), strict=True))
 
     def filled(self, thought: str, text: str, tokens: int, seconds: float) -> dict:
-        return {
-            self.fold: gr.update(visible=bool(thought)),
-            self.thought: thought,
-            self.answer: text,
-            self.counter: f"{tokens} {'token' if tokens == 1 else 'tokens'} · {seconds:.1f} s",
-        }
+        counter = f"{tokens} {'token' if tokens == 1 else 'tokens'} · {seconds:.1f} s"
+        return dict(zip(self.parts[1:], (gr.update(visible=bool(thought)), thought, text, counter), strict=True))
 
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is fetched
