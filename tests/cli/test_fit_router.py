@@ -77,7 +77,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, hybrid, rows, capsys):
             found = probabilities(hybrid_of(out), AutoProcessor.from_pretrained(out, trust_remote_code=True))
             assert torch.equal(found > 0.5, is_hard())
             count += 1
-    assert count == 2 and names["fit"].policies["router"].tokens == pytest.approx(15.0)
+    assert count == 2 and names["fit"].policies["router"]["tokens"] == pytest.approx(15.0)
     printed = capsys.readouterr().out
     assert "agrees with label" in printed and "utility" in printed and "before, best threshold" in printed
     assert not list(tmp_path.glob(".*"))

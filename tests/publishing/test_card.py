@@ -94,7 +94,7 @@ def test_outcomes_of_other_weights_are_refused(folder, outcomes, capsys):
     (outcomes / "run.json").write_text(json.dumps({**run, "model": {"name": "other", "weights": "0" * 64}}))
     words = ["card", "--model_name_or_path", str(folder), "--license", "mit", "--outcomes", str(outcomes)]
     assert main(words) == 2
-    assert "of a model with other weights ('other'" in capsys.readouterr().err
+    assert "from a model with other weights ('other'" in capsys.readouterr().err
     assert (folder / "README.md").read_bytes() == before
 
 
@@ -102,7 +102,7 @@ def test_outcomes_that_do_not_say_of_which_weights_are_doubted(folder, outcomes,
     run = json.loads((outcomes / "run.json").read_text())
     (outcomes / "run.json").write_text(json.dumps({**run, "model": {"name": "owner/other"}}))
     update_card(folder, outcomes=outcomes)
-    assert "says that they are of 'owner/other', but not of which weights" in capsys.readouterr().err
+    assert "names the model 'owner/other' but not its weights" in capsys.readouterr().err
 
 
 def test_what_was_said_once_stays(folder):
@@ -169,7 +169,7 @@ def test_calibrate_renews_the_threshold(folder, tmp_path, capsys):
     (folder / "README.md").write_text((folder / "README.md").read_text().replace("## Routing", "## How it routes"))
     capsys.readouterr()
     assert main([*words, "--thinking_ratio", "0.2"]) == 0
-    assert "somebody has changed what README.md says on routing" in capsys.readouterr().err
+    assert "the section on routing in README.md was edited" in capsys.readouterr().err
     assert "thinking\\_ratio 0.4" in card_of(folder).text
     (folder / "README.md").write_text("# Mine alone\n")
     assert main([*words, "--thinking_ratio", "0.4"]) == 0

@@ -148,7 +148,7 @@ def test_table_of_a_dense_model(report):
     assert "50 % · 18.0 tok" in page.shown
     assert "The model's answers: 50.0 % correct" in page.shown
     one_mode = report([dense_outcome(number, task=f"task {number % 2}") for number in range(8)])
-    assert "Model : answers as it will" in one_mode.shown and "All thinking" not in one_mode.shown
+    assert "Model : the model chooses by itself whether to think" in one_mode.shown and "All thinking" not in one_mode.shown
     assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None. Every", ""))
 
 
