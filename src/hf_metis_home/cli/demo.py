@@ -55,7 +55,7 @@ def _demo(arguments: DemoArguments) -> None:
     if arguments.stages == "all":
         _method(arguments)
         return
-    from ..demo.plain_demo import run_demo
+    from ..demo.comparison import run_demo
 
     output_dir = _free_folder(Path("runs/demo")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
@@ -72,7 +72,8 @@ def _method(arguments: DemoArguments) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..demo.method_demo import COLUMNS, INTERVALS, TABLES, rows_of, run_method_demo
+    from ..demo.tables import COLUMNS, INTERVALS, TABLES, rows_of
+    from ..demo.whole_method import run_method_demo
 
     output_dir = _free_folder(Path("runs/method")) if arguments.output_dir is None else Path(arguments.output_dir)
     results = run_method_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)

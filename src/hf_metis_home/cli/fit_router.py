@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def _fit_router(arguments: FitRouterArguments) -> None:
     from .._extras import require_extra
     from .._folders import check_output_dir
+    from .._progress import progress
 
     require_extra("train", "trl", "datasets")
     from ..data.loading import load_rows
@@ -65,9 +66,9 @@ def _fit_router(arguments: FitRouterArguments) -> None:
     if "outcomes" in given:
         given["outcomes"] = read_outcomes(given["outcomes"])
     rows = load_rows(given.pop("dataset"), given.pop("dataset_split"))
-    with _Reading(len(rows)) as reading:
-        command = shlex.join(["metis-home", "fit-router", *flags])
-        fit = fit_router_checkpoint(source, output_dir, rows, command=command, progress=reading.advance, **given)
+    command = shlex.join(["metis-home", "fit-router", *flags])
+    with progress("Reading prompts", total=len(rows)) as advance:
+        fit = fit_router_checkpoint(source, output_dir, rows, command=command, progress=advance, **given)
     _print_fit(fit, by_outcomes=arguments.outcomes is not None)
     print(
         f"Wrote the model with its new router to {output_dir}, figures in fit_router.json. "
@@ -75,30 +76,11 @@ def _fit_router(arguments: FitRouterArguments) -> None:
     )
 
 
-class _Reading:
-    """A bar for the prompts that are read, on a terminal only."""
-
-    def __init__(self, total: int):
-        from rich.progress import Progress
-
-        self.bar = Progress(transient=True)
-        self.task = self.bar.add_task("Reading prompts", total=total)
-
-    def __enter__(self):
-        if self.bar.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *error):
-        self.bar.stop()
-
-    def advance(self, count: int) -> None:
-        self.bar.advance(self.task, count)
-
-
 def _print_fit(fit, by_outcomes: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from ..evaluation.policies import OURS
 
     console = Console(highlight=False)
     stakes = ", weighted by what each is worth" if by_outcomes else ""
@@ -111,11 +93,12 @@ def _print_fit(fit, by_outcomes: bool) -> None:
             name, f"{score.accuracy:.3f}", f"{score.loss:.3f}", f"{score.ece:.3f}", f"{score.thinking_ratio:.1%}"
         )
     console.print(table)
+    titles = {policy.name: policy.title.lower() for policy in OURS}
     worth = "right answers" if by_outcomes else "agrees with label"
     table = Table("policy", worth, *(["tokens", "utility"] if by_outcomes else []), "thinking")
     for name, policy in fit.policies.items():
-        cost = [f"{policy.tokens:.1f}", f"{policy.utility:.3f}"] if by_outcomes else []
-        table.add_row(name, f"{policy.accuracy:.3f}", *cost, f"{policy.thinking_ratio:.1%}")
+        cost = [f"{policy['tokens']:.1f}", f"{policy['utility']:.3f}"] if by_outcomes else []
+        table.add_row(titles.get(name, name), f"{policy['accuracy']:.3f}", *cost, f"{policy['thinking_ratio']:.1%}")
     console.print(table)
     print(f"Fitted on {fit.fitted_rows} rows; kept step {fit.step}; scores times {fit.scale:.2f} by calibration.")
     if fit.skipped_rows:

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _push(arguments: PushArguments) -> list:
     """Returns the checks that failed, after which nothing was sent."""
-    from ..publishing.folder_kinds import kind_of
+    from ..publishing.folder_kind import kind_of
     from ..publishing.push import check_target, plan_push, push_model
     from .validate import print_checks
 

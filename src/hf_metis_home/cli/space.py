@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _space(arguments: SpaceArguments) -> None:
     from .._folders import check_output_dir
     from ..hub_templates import write_space
-    from ..hub_templates.spaces import COMMIT, GRADIO
+    from ..hub_templates.space_folder import COMMIT, GRADIO
 
     name, revision = arguments.model_name_or_path, arguments.model_revision
     check_output_dir(arguments.output_dir)

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from .._folders import staged_folder
-from ..hub_templates.folder_card import write_model_card
+from ..hub_templates.model_card import write_model_card
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..answers import AnswerFormat
+from ..hub_templates.card_merge import new_card
 from ..hub_templates.cards import PLACEHOLDER, hub_id, render_blocks
-from ..hub_templates.marked_sections import new_card
 from .prompts import conversation_of
 from .rows import check_row
 

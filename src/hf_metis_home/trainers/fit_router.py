@@ -16,7 +16,7 @@ from datasets import Dataset
 from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
 from ..modeling.router_metis_home import is_thinking
 from .router_preferences import preferences_from_labels, preferences_from_outcomes, split_questions
-from .router_report import Policy, RouterScore, best_threshold, calibration_scale, compare_policies, score_router
+from .router_report import RouterScore, best_threshold, calibration_scale, compare_policies, score_router
 from .router_training import layer_logits, read_prompts, token_logits, train_layers, train_with_queries
 
 
@@ -28,10 +28,11 @@ class RouterFit:
     Args:
         before, fitted, calibrated ([`~trainers.router_report.RouterScore`]):
             The router as it was, after fitting, and after calibration, at the model's threshold.
-        policies (`dict[str, Policy]`):
-            The router now (`"router"`) and before (`"router before"`), the latter with the threshold that was best on
-            the rows fitted on (`"before, best threshold"`), and `"all thinking"`, `"all non-thinking"`, `"random"`,
-            `"oracle"`.
+        policies (`dict[str, dict]`):
+            Name to `accuracy`, `tokens`, `thinking_ratio` and `utility` of the router now (`"router"`) and before
+            (`"router before"`), the latter also with the threshold that was best on the rows fitted on (`"before, best
+            threshold"`), and of the policies `"thinking"`, `"non_thinking"`,
+            `"random"` and `"oracle"`.
         threshold (`float`):
             The model's `thinking_threshold`, which stays as it was.
         best_threshold_before (`float`):
@@ -47,7 +48,7 @@ class RouterFit:
     before: RouterScore
     fitted: RouterScore
     calibrated: RouterScore
-    policies: dict[str, Policy]
+    policies: dict[str, dict[str, float | None]]
     threshold: float
     best_threshold_before: float
     scale: float

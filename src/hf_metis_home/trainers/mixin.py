@@ -12,8 +12,8 @@ from transformers import AutoConfig
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..hub_templates.cards import hub_id
-from ..hub_templates.folder_card import config_facts, write_model_card
-from ..hub_templates.provenance import Step, history_after
+from ..hub_templates.model_card import config_facts, write_model_card
+from ..hub_templates.training_history import Step, history_after
 from ..modeling import MetisHomeConfig
 from .parameter_groups import count_trainable, describe_trainable, group_of, move_to_rate
 from .run_record import run_of, write_run

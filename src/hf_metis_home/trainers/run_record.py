@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._folders import write_whole
-from ..hub_templates.provenance import FIGURES
+from ..hub_templates.training_history import FIGURES
 from .parameter_groups import count_trainable
 
 
