@@ -36,6 +36,16 @@ def report(tmp_path, monkeypatch):
     return write
 
 
+def test_answers_are_read_in_the_format_of_the_run(report, tmp_path):
+    def malformed(run) -> float:
+        report([outcome(0, text_thinking="<think>3+4</think>7")], run=run)
+        return json.loads((tmp_path / "report" / "results.json").read_text())["tasks"]["all"]["malformed_thinking"]
+
+    assert malformed({}) == malformed({"model": {"answer_format": None}}) == 1.0
+    plain = {"thinking_tags": ["<think>", "</think>"], "answer_tags": None}
+    assert malformed({"model": {"name": "hybrid", "answer_format": plain}}) == 0.0
+
+
 def test_loads_nothing(report):
     page = report(questions={})
     for tag, attributes in page.tags:
@@ -148,7 +158,10 @@ def test_table_of_a_dense_model(report):
     assert "50 % · 18.0 tok" in page.shown
     assert "The model's answers: 50.0 % correct" in page.shown
     one_mode = report([dense_outcome(number, task=f"task {number % 2}") for number in range(8)])
-    assert "Model : the model chooses by itself whether to think" in one_mode.shown and "All thinking" not in one_mode.shown
+    assert (
+        "Model : the model chooses by itself whether to think" in one_mode.shown
+        and "All thinking" not in one_mode.shown
+    )
     assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None. Every", ""))
 
 
