@@ -18,7 +18,7 @@ import hf_metis_home.evaluation.outcomes as outcomes
 from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, MAX_ANSWER_TOKENS, TASKS
 from hf_metis_home.tasks.questions import load_questions
 
-from .common import PAGE, machine, parser, start, table, write_section
+from .common import machine, parser, start, table, write_section
 
 
 MIXES = {"all tasks": TASKS, "easy tasks": EASY_TASKS, "hard tasks": HARD_TASKS}
@@ -105,7 +105,7 @@ def sections(args) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser("benchmarks.evaluation", "Evaluation against the time inside `generate`.", repeats=2)
-    arguments.set_defaults(dtype="float32", skip_memory=True, output=PAGE.with_name("evaluation.md"))
+    arguments.set_defaults(dtype="float32", skip_memory=True)
     arguments.add_argument("--model_name_or_path", required=True, help="A hybrid of the miniature.")
     arguments.add_argument("--questions", type=int, default=2000, help="Of the share inside `generate`.")
     arguments.add_argument("--mix_questions", type=int, default=480, help="Of every mix.")

@@ -1,8 +1,8 @@
 """
-A load generator for servers of the OpenAI protocol, and what is read off its answers.
+A load generator for servers that speak the OpenAI protocol, and statistics of their answers.
 
-The load is a **closed loop**: so many clients at a time, each of which asks its next question when its last answer is
-whole. A slow server is asked less often, so latencies are those of this many clients, not of a rate of arrivals.
+The load is a **closed loop**: a fixed number of clients, each of which asks its next question once its last answer is
+complete. A slow server gets fewer requests, so latencies are for this number of clients, not for an arrival rate.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from hf_metis_home.answers.matching import answers_match
 from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, TASKS, make_row
 
 
-WITHOUT_IMAGE = 4  # every such question is asked in words alone, which nobody can answer: traffic, not a task
-TEXTS = ("reasoning_content", "reasoning", "content")  # of a delta; engines that know a thought name it differently
-SECONDS = 600.0  # without a word from the server
+WITHOUT_IMAGE = 4  # every fourth question lacks its image and cannot be answered: it is only traffic
+TEXTS = ("reasoning_content", "reasoning", "content")  # fields of a delta; the first two: a thought split off
+SECONDS = 600.0  # how long the server may send nothing
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Question:
 @dataclass
 class Answer:
     """
-    Times in seconds since the question was sent; branch and source as the router's headers say, if there is one; the
-    text with the thought that some engines send apart from it, and without the tags around it, which those leave out.
+    Times are seconds since the question was sent; branch and source come from the router's headers, if there is a
+    router. The text includes a thought that the engine sent separately, but no tags around it, which such engines omit.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Answer:
 
 
 def make_questions(count: int, seed: int) -> list[Question]:
-    """Questions of all tasks of the miniature, easy and hard, as many of each; the same for the same seed."""
+    """Questions of all tasks of the miniature, easy and hard, equally many of each; a seed fixes them."""
     rng = random.Random(seed)
     tasks = [TASKS[number % len(TASKS)] for number in range(count)]
     rng.shuffle(tasks)
@@ -83,8 +83,8 @@ def drive(url: str, model: str, questions: list[Question], clients: int, **field
         url (`str`): Address of the server, without a path.
         model (`str`): What it calls the model.
         questions (`list[Question]`): In the order in which they are asked.
-        clients (`int`): Questions that are open at a time.
-        fields: More of the request.
+        clients (`int`): Questions asked at a time.
+        fields: Further fields of the request.
 
     Returns:
         `tuple[list[Answer], float]`: one answer per question, in their order, and the seconds for all of them.
@@ -177,7 +177,7 @@ def _share(values) -> float | None:
 
 
 def counters(url: str) -> Counter:
-    """The router's counters by name, summed over their labels; none where there is no router."""
+    """The router's counters by name, summed over their labels; empty without a router."""
     text = httpx.get(f"{url}/metrics", trust_env=False, timeout=30).text
     found = Counter()
     for name, value in re.findall(r"^metis_home_(\w+?)_total(?:\{.*\})? (\S+)$", text, re.M):

@@ -1,41 +1,36 @@
-"""The servers that `benchmarks.serving` compares, each a process of its own with what it starts."""
+"""The servers that `benchmarks.serving` compares, each in its own process, with child processes."""
 
 import multiprocessing
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from hf_metis_home.serving.launch import STOP_SECONDS, stop
+from hf_metis_home.serving.launch import LOCAL, STOP_SECONDS, free_port, stop, wait_until_healthy
 
 from .common import status
 
 
-LOCAL = "127.0.0.1"
 ROOT = Path(__file__).parents[1]
 
 
 @dataclass
 class Server:
     url: str
-    pids: list[int]  # of the processes that were started; what those started is found from them
+    pids: list[int]  # of the processes that were started, without their children
 
     def megabytes(self) -> float:
-        """Peak resident memory of all its processes, in MB (1e6 bytes); pages that they share count for each."""
+        """Peak resident memory of all its processes, in MB (1e6 bytes); shared pages count once per process."""
         return sum(status("VmHWM", pid) for pid in family(self.pids))
 
 
 def family(pids: list[int]) -> list[int]:
-    """Processes, and those that they started, and so on."""
+    """Processes and all their descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -49,12 +44,6 @@ def family(pids: list[int]) -> list[int]:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return probe.getsockname()[1]
-
-
 @dataclass
 class Starter:
     """
@@ -62,9 +51,9 @@ class Starter:
 
     Args:
         place (`Path`): Where logs go.
-        threads (`int`): Of each process that computes.
-        seconds (`float`): How long one may take to start.
-        vllm (`Path`, *optional*): The command of vLLM; None: `transformers serve` answers.
+        threads (`int`): Threads of each computing process.
+        seconds (`float`): How long a server may take to start.
+        vllm (`Path`, *optional*): The `vllm` command; None: `transformers serve` is the engine.
         engine_args (`list[str]`): Flags for every engine.
     """
 
@@ -86,7 +75,7 @@ class Starter:
 
     @contextmanager
     def dense(self, model: Path) -> Iterator[Server]:
-        """The engine alone, with a model that it knows."""
+        """Only the engine, with a dense model."""
         command = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.name_of(model)]
         if self.vllm:
             command = [str(self.vllm), "serve", self.name_of(model)]
@@ -94,12 +83,12 @@ class Starter:
             yield server
 
     def name_of(self, model: Path) -> str:
-        """What the engine calls a dense model that it serves."""
+        """The engine's name for a dense model that it serves."""
         return f"./{model.name}"
 
     @contextmanager
     def router(self, router: Path, engines: dict[str, Server], models: dict[str, Path]) -> Iterator[Server]:
-        """The router in front of two engines, in a process of its own."""
+        """The router in front of two engines, in its own process."""
         port = free_port()
         urls = {branch: engine.url for branch, engine in engines.items()}
         names = {branch: self.name_of(model) for branch, model in models.items()}
@@ -108,7 +97,8 @@ class Starter:
         process.start()
         try:
             url = f"http://{LOCAL}:{port}"
-            _wait(url, self.seconds, lambda: process.exitcode, "The router in front of two engines")
+            if not wait_until_healthy(url, self.seconds, lambda: process.exitcode):
+                raise ChildProcessError(f"The router in front of two engines exited with code {process.exitcode}.")
             yield Server(url, [process.pid])
         finally:
             process.terminate()
@@ -129,7 +119,11 @@ class Starter:
             )
         try:
             url = f"http://{LOCAL}:{port}"
-            _wait(url, self.seconds, process.poll, f"`{shlex.join(command)}`", log)
+            if not wait_until_healthy(url, self.seconds, process.poll):
+                output = "".join(f"\n  {line}" for line in log.read_text().splitlines()[-20:])
+                raise ChildProcessError(
+                    f"`{shlex.join(command)}` exited with code {process.returncode}. Its last output:{output}"
+                )
             yield Server(url, [process.pid])
         finally:
             stop(process)
@@ -138,7 +132,7 @@ class Starter:
         found = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
         if self.vllm:
-            # On a CPU vLLM would take most of the memory and bind its threads to cores that the others use too.
+            # On a CPU, vLLM would take most of the memory and pin its threads to cores that the other servers use.
             found = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", **found}
             found |= {"VLLM_NO_USAGE_STATS": "1", "PATH": f"{self.vllm.parent}{os.pathsep}{os.environ['PATH']}"}
         return found
@@ -150,23 +144,7 @@ def _route(urls: dict[str, str], router: str, names: dict[str, str], port: int, 
 
     from hf_metis_home.serving import Proxy, RouterMiddleware, ServingSettings
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn hands the signal on when it has stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has stopped
     torch.set_num_threads(threads)
     app = RouterMiddleware(Proxy(urls), ServingSettings(router=router, branch_models=names))
     uvicorn.run(app, host=LOCAL, port=port, log_level="warning", lifespan="on")
-
-
-def _wait(url: str, seconds: float, ended, what: str, log: Path | None = None) -> None:
-    """Until a server is healthy."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if ended() is not None:
-            said = "".join(f"\n  {line}" for line in log.read_text().splitlines()[-20:]) if log else ""
-            raise ChildProcessError(f"{what} ended by itself, with exit code {ended()}. Its last words:{said}")
-        try:
-            if httpx.get(f"{url}/health", trust_env=False, timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.3)
-    raise TimeoutError(f"{what} was not ready after {seconds:g} s. Give it more with --start_seconds.")

@@ -66,7 +66,7 @@ SMOKE = {"requests": 8, "concurrency": [2], "repeats": 1}
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
-    require_extra("serve", "httpx", "uvicorn")
+    require_extra("serve", "httpx", "prometheus_client", "pydantic", "starlette", "uvicorn")
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         servers, names = start_servers(args, Path(place), stack)
         measured, router = {}, {}

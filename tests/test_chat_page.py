@@ -31,7 +31,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert captured.err.count("branch: the router says") == 2 and captured.err.count(" tokens in ") == 2
     saved = json.loads(Path("talk.json").read_text("utf-8"))
-    [sentence] = re.findall(r"^The JSON file holds .*?\n\n", PAGE, re.M | re.S)
+    [sentence] = re.findall(r"^The JSON file holds .*?(?:\n\n|\Z)", PAGE, re.M | re.S)
     assert set(re.findall(r"`(\w+)`", sentence)) == {*saved, *saved["turns"][0]}
 
     command, files = pipe.split(" < ")

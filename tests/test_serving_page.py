@@ -9,7 +9,7 @@ import pytest
 
 from hf_metis_home.cli import main
 from hf_metis_home.serving import router_worker
-from hf_metis_home.serving.metrics import HELP
+from hf_metis_home.serving.metrics import COUNTERS
 from hf_metis_home.serving.middleware import PASSED, ROUTED
 
 from .serving.common import CHAT, Engine, make_hybrid, served
@@ -65,7 +65,7 @@ def test_the_proxy_of_the_page(place, monkeypatch):
 
 
 def test_names_of_the_page():
-    for name in (*HELP, *ROUTED, *PASSED):
+    for name in (*COUNTERS, *ROUTED, *PASSED):
         assert name in PAGE
     reasons = set(re.findall(r'RouterUnavailable\("(\w+)"\)', Path(router_worker.__file__).read_text()))
     [row] = re.findall(r"`metis_home_fallbacks_total` \| `reason`: (.*) \|", PAGE)

@@ -116,6 +116,14 @@ def test_values_that_were_not_measured(page):
     assert "None" not in report.shown and "nan" not in report.shown
 
 
+def test_malformed_answers_are_shown_where_there_are_any(page):
+    models = results()["models"]
+    models["hybrid"]["easy"] |= {"malformed": 0.031}
+    models["base"]["easy"] |= {"malformed": 0.0}
+    shown = page(models=models).shown
+    assert "tok · 3.1 % malformed" in shown and shown.count("% malformed") == 1
+
+
 def test_several_seeds(page):
     models = results()["models"]
     models["hybrid"]["easy"]["spread"] = {"accuracy": 0.021}
@@ -153,8 +161,8 @@ def test_samples(page):
 
 
 def test_smoke_figures_are_called_meaningless(page):
-    assert "figures mean nothing" in page(preset="smoke").shown
-    assert "figures mean nothing" not in page().shown
+    assert "numbers mean nothing" in page(preset="smoke").shown
+    assert "numbers mean nothing" not in page().shown
 
 
 def test_statement_and_facts(page):

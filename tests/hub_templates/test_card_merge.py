@@ -100,6 +100,11 @@ def index(name: str, value: float) -> dict:
     }
 
 
+def test_empty_values_of_theirs_stay():
+    merged = merge_card("---\nlicense_link:\nlicense: mit\n---\n# Mine\n", METADATA, {})[0]
+    assert read_metadata(merged) == {"license_link": None, "license": "mit", **METADATA}
+
+
 def test_front_matter_that_needs_no_change_keeps_its_form():
     text = "---\n# a comment\ntags:   [metis-home]   \n---\n# Mine\n"
     assert merge_card(text, {"tags": ["metis-home"]}, {})[0] == text

@@ -152,6 +152,12 @@ def test_failed_rows_are_told_with_their_reasons(report):
     assert not re.search(r"\b(nan|NaN)\b", page.shown)
 
 
+def test_malformed_answers_are_shown_apart(report):
+    unfinished = {"text_thinking": "<think>and so on", "correct_thinking": False}
+    page = report([outcome(number, **(unfinished if number < 2 else {})) for number in range(8)])
+    assert "sums 75.0 % 100.0 % 25.0 % 0.0 %" in page.shown.split("malformed, non-thinking")[1]
+
+
 def test_table_of_a_dense_model(report):
     page = report([dense_outcome(number) for number in range(8)], {})
     assert "What the router adds" not in page.shown and "Where the router was wrong" not in page.shown

@@ -107,6 +107,11 @@ def app_of(router_folder, engine=None, **settings) -> RouterMiddleware:
     return RouterMiddleware(engine or Engine(), ServingSettings(router=str(router_folder), **settings))
 
 
+def counted(app, name, **labels) -> float:
+    """The value of a counter, 0 where it has not counted."""
+    return app.metrics.registry.get_sample_value(f"metis_home_{name}_total", labels) or 0
+
+
 def ask(app, body=None, path=CHAT, method="POST", **request) -> httpx.Response:
     return ask_all(app, [body], path, method, **request)[0]
 

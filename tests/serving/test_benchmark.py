@@ -180,7 +180,7 @@ def test_the_command_without_places():
         ("--engine vllm --vllm nowhere/vllm", "--vllm is nowhere/vllm, but must be the command of a vLLM"),
         ("--vllm nowhere/vllm", "Add --engine vllm"),
         ("--smoke", "Name another page with --output"),
-        ("", "a router alone, which has no branches to answer with"),
+        ("", "an exported router, which has no branches to answer with"),
     ],
 )
 def test_refusals_before_anything_starts(router_folder, capsys, monkeypatch, flags, message):

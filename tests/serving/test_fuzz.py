@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from .common import CHAT, Engine, app_of, chat, data_url, image_part, picture
+from .common import CHAT, Engine, app_of, chat, counted, data_url, image_part, picture
 
 
 BRANCHES = ("thinking", "non_thinking")
@@ -117,7 +117,8 @@ def run_fuzz(app, count: int, seed: int) -> None:
         assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     asyncio.run(run())
-    answered = sum(value for (name, _), value in app.counters._values.items() if name == "requests")
+    samples = [sample for metric in app.metrics.collect() for sample in metric.samples]
+    answered = sum(sample.value for sample in samples if sample.name == "metis_home_requests_total")
     assert answered > count / 4  # not all of them were refused
 
 
@@ -126,5 +127,5 @@ def test_fuzzed_requests(router_folder, count):
     """With the real router."""
     app = app_of(router_folder, Engine(), router_timeout=60)
     run_fuzz(app, count, seed=count)
-    assert app.counters.get("routed_prompts") > count / 10 and app.counters.get("fallbacks", reason="not_loaded") == 0
+    assert counted(app, "routed_prompts") > count / 10 and counted(app, "fallbacks", reason="not_loaded") == 0
     app.router.stop()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -92,9 +94,19 @@ def test_metrics(router_folder):
         app.app.status = status
         reply = ask(app, path="/metrics", method="GET")
         assert reply.status_code == 200 and reply.text.startswith(start)
-        assert 'metis_home_requests_total{branch="thinking",source="request"} 2\n' in reply.text
-        assert 'metis_home_refused_total{reason="model_not_found"} 1\n' in reply.text
-        assert reply.text.endswith("metis_home_router_pending 0\n")
+        assert 'metis_home_requests_total{branch="thinking",source="request"} 2.0\n' in reply.text
+        assert 'metis_home_refused_total{reason="model_not_found"} 1.0\n' in reply.text
+        assert reply.text.endswith("metis_home_router_pending 0.0\n")
+
+
+def test_metrics_stay_out_of_the_files_that_vllm_reads(tmp_path):
+    """With several API servers vLLM sets this variable, and reports every counter that the client writes there."""
+    code = "from hf_metis_home.serving.metrics import Metrics\nmetrics = Metrics()\n"
+    code += "metrics.add('requests', 'thinking', 'router')\nprint(metrics.text().decode())"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert 'metis_home_requests_total{branch="thinking",source="router"} 1.0' in printed.stdout
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -218,19 +230,22 @@ def test_settings(tmp_path, monkeypatch, router_folder):
         RouterMiddleware(Engine())
     file = tmp_path / "serving.json"
     monkeypatch.setitem(os.environ, "METIS_HOME_SERVING", str(file))
-    with pytest.raises(FileNotFoundError, match="which is no file"):
+    with pytest.raises(FileNotFoundError, match="which is not a file"):
         RouterMiddleware(Engine())
-    for text, message in (("{", "no JSON"), ("[]", "must hold an object"), ('{"router": "r", "a": 1}', r"\['a'\]")):
+    for text, message in (
+        ("{", "not valid JSON"), ("[]", "must hold a JSON object with `router`"), ("{}", "with `router`"),
+        ('{"router": "r", "a": 1, "max_batch": 0}', "(?s)`max_batch` is 0.*`a` is not a setting"),
+    ):  # fmt: skip
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             RouterMiddleware(Engine())
     file.write_text('{"router": "router", "fallback": "thinking"}')
-    assert RouterMiddleware(Engine()).settings == ServingSettings(str(tmp_path / "router"), fallback="thinking")
+    assert RouterMiddleware(Engine()).settings == ServingSettings(router=str(tmp_path / "router"), fallback="thinking")
     for name in ("thinking", "non_thinking", "auto:0.5"):
         with pytest.raises(ValueError, match=f"`model_name` is '{name}', which means something else"):
-            ServingSettings("r", model_name=name)
-    with pytest.raises(ValueError, match="(?s)`fallback` is 'both'.*`thinking_threshold` is 2.*`max_images` is 0"):
-        ServingSettings("r", fallback="both", thinking_threshold=2, max_images=0)
+            ServingSettings(router="r", model_name=name)
+    with pytest.raises(ValueError, match="(?s)`thinking_threshold` is 2.*`fallback` is 'both'.*`max_images` is 0"):
+        ServingSettings(router="r", fallback="both", thinking_threshold=2, max_images=0)
 
 
 def test_lifespan(router_folder, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from hf_metis_home.serving import Proxy
 
-from .common import CHAT, Engine, app_of, chat, free_port, process, served, wait_until
+from .common import CHAT, Engine, app_of, chat, counted, free_port, process, served, wait_until
 
 
 BODY = chat("read", model="thinking")
@@ -169,6 +169,6 @@ def test_many_at_once_with_clients_that_leave(router_folder, caplog):
             tracemalloc.stop()
             assert threading.active_count() <= threads
             httpx.get(url + "/tasks")
-            assert tasks["now"] == [] and app.router.pending == 0
-        assert app.counters.get("requests", branch="thinking", source="request") > 300
-        assert app.counters.get("fallbacks", reason="error") == 0
+            assert tasks["now"] == [] and app.metrics.pending() == 0
+        assert counted(app, "requests", branch="thinking", source="request") > 300
+        assert counted(app, "fallbacks", reason="error") == 0

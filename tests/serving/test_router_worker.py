@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration
 from hf_metis_home.serving.router_worker import RouterWorker
 
-from .common import app_of, ask, ask_all, chat, data_url, image_part, picture
+from .common import app_of, ask, ask_all, chat, counted, data_url, image_part, picture
 
 
 RED, BLUE, PHOTO = picture("red"), picture("blue", size=(90, 40)), picture("green", "JPEG", (64, 64))
@@ -87,11 +87,11 @@ def test_decides_as_the_model(app, expected, name):
 
 def test_in_batches_too(app, expected):
     names = [*BODIES] * 4
-    before = app.counters.get("router_batches")
+    before = counted(app, "router_batches")
     replies = ask_all(app, [BODIES[name] for name in names])
     for name, reply in zip(names, replies, strict=True):
         assert float(reply.headers["x-metis-thinking-probability"]) == pytest.approx(expected[name], abs=1e-5)
-    assert app.counters.get("router_batches") - before < len(names)
+    assert counted(app, "router_batches") - before < len(names)
 
 
 def test_completions_are_read_as_they_are(app, model, processor):
@@ -124,7 +124,7 @@ def test_one_bad_prompt_does_not_spoil_the_others(app, expected):
     replies = ask_all(app, [BODIES["text"], bad, BODIES["image"], bad])
     assert [reply.headers["x-metis-source"] for reply in replies] == ["router", "fallback", "router", "fallback"]
     assert float(replies[0].headers["x-metis-thinking-probability"]) == pytest.approx(expected["text"], abs=1e-5)
-    assert app.counters.get("fallbacks", reason="error") == 2
+    assert counted(app, "fallbacks", reason="error") == 2
 
 
 class SlowRouter(RouterWorker):
@@ -132,22 +132,22 @@ class SlowRouter(RouterWorker):
         super().__init__(*args)
         self.go = threading.Event()
 
-    def _decide(self, batch, template_kwargs):
+    def _decide(self, group):
         self.go.wait(20)
-        return super()._decide(batch, template_kwargs)
+        return super()._decide(group)
 
 
 @pytest.mark.parametrize("fallback", ["thinking", "non_thinking"])
 def test_overload_and_slowness_take_the_fallback(router_folder, fallback):
     app = app_of(router_folder, max_pending=2, max_batch=1, router_timeout=0.5, fallback=fallback)
-    app.router = SlowRouter(app.settings, app.counters)
+    app.router = SlowRouter(app.settings, app.metrics)
     replies = ask_all(app, [BODIES["text"]] * 8)
     assert {(reply.status_code, reply.headers["x-metis-branch"]) for reply in replies} == {(200, fallback)}
     assert {reply.headers["x-metis-source"] for reply in replies} == {"fallback"}
-    counts = {reason: app.counters.get("fallbacks", reason=reason) for reason in ("overload", "timeout")}
+    counts = {reason: counted(app, "fallbacks", reason=reason) for reason in ("overload", "timeout")}
     assert sum(counts.values()) == 8 and counts["overload"] >= 5 and counts["timeout"] >= 1
     app.router.go.set()
-    assert app.router.pending <= 2
+    assert app.metrics.pending() <= 2
     app.settings = app.router.settings = type(app.settings)(router=str(router_folder))
     assert ask(app, BODIES["text"]).headers["x-metis-source"] == "router"  # it recovers
     app.router.stop()
@@ -158,7 +158,7 @@ def test_a_prompt_that_is_too_long(router_folder):
     for text in ("top " * 60, "top " * 10_000):
         assert ask(app, chat(text)).headers["x-metis-source"] == "fallback"
     assert ask(app, chat("read")).headers["x-metis-source"] == "router"
-    assert app.counters.get("fallbacks", reason="too_long") == 2
+    assert counted(app, "fallbacks", reason="too_long") == 2
     app.router.stop()
 
 

@@ -103,7 +103,7 @@ def test_transformers_serve_end_to_end(hybrid_folder):
         # The export is used again; an engine that dies ends the command with a message.
         with serve(hybrid_folder, "--port", port, "--engine_args=--no-such-flag")[0] as again:
             assert again.wait(240) == 2
-        assert "The engine ended by itself, with exit code 2" in log.read_text() and "Writing" not in log.read_text()
+        assert "The engine stopped by itself, with exit code 2" in log.read_text() and "Writing" not in log.read_text()
 
 
 FAKE_VLLM = """#!{python}
@@ -168,9 +168,16 @@ def test_an_engine_here_is_not_asked_through_a_proxy(monkeypatch):
     engine = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         with served(Engine()) as url:
-            assert launch._is_ready(engine, int(url.rpartition(":")[2]), seconds=5)
+            assert launch.wait_until_healthy(url, seconds=5, exit_code=engine.poll)
     finally:
         engine.communicate()
+
+
+def test_waiting_for_an_engine_ends():
+    url = f"http://127.0.0.1:{free_port()}"
+    assert launch.wait_until_healthy(url, seconds=60, exit_code=lambda: 3) is False
+    with pytest.raises(TimeoutError, match="was not healthy after 0.4 s. Increase `start_seconds`"):
+        launch.wait_until_healthy(url, seconds=0.4, exit_code=lambda: None)
 
 
 def test_an_export_of_another_template_is_not_served(hybrid_folder, tmp_path):
@@ -182,7 +189,7 @@ def test_an_export_of_another_template_is_not_served(hybrid_folder, tmp_path):
     for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
         text = (model / name).read_text()
         (model / name).write_text(text + "\n ")
-        with pytest.raises(ValueError, match=r"no 'router' export of this model as it is now \(other processor\)"):
+        with pytest.raises(ValueError, match=r"not a current 'router' export of this model \(different: processor\)"):
             launch.exported(model, folder, "router")
         (model / name).write_text(text)
 
@@ -210,21 +217,25 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     assert "`--engine` is 'sglang'" in says(*model, "--engine", "sglang")
     assert "`port` is 99999" in says(*model[:2], "--port", 99999)
     assert "is no list of words (No closing quotation)" in says(*model, "--engine_args=--dtype 'float32")
-    assert "`router_device` is 'gpu', but must be a device" in says(*model, "--router_device", "gpu")
-    assert "but torch finds" in says(*model, "--router_device", "cuda:99")
+    assert "`router_device` is 'gpu', but must be a torch device" in says(*model, "--router_device", "gpu")
+    assert "but must be a torch device of this machine" in says(*model, "--router_device", "cuda:99")
     assert "`thinking_threshold` is 2.0" in says(*model, "--thinking_threshold", 2)
     dense = says("--model_name_or_path", hybrid_folder.parent / "dense", *model[2:])
     assert "`model_name_or_path`" in dense and "`metis-home upcycle` makes two branches of it." in dense
-    assert "a router alone, which has no branches" in says("--model_name_or_path", router_folder, *model[2:])
+    assert "an exported router, which has no branches" in says("--model_name_or_path", router_folder, *model[2:])
     (tmp_path / "exports" / "hybrid-router").mkdir(parents=True)
     (tmp_path / "exports" / "hybrid-router" / "export.json").write_text('{"format": "router", "weights": "0"}')
-    assert "no 'router' export of this model as it is now (other weights, processor)" in says(
+    assert "not a current 'router' export of this model (different: weights, processor)" in says(
         *model, "--export_dir", tmp_path / "exports"
     )
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         taken_port = taken.getsockname()[1]
-        assert "listens there already. Stop it, or choose another `port`" in says(*model[:2], "--port", taken_port)
-    assert "no address of this machine" in says(*model, "--host", "192.0.2.1")
+        assert "where no server can listen: Address already in use. Choose a free `port`" in says(
+            *model[:2], "--port", taken_port
+        )
+    assert "Cannot assign requested address. Choose a free `port` above 1023, and an address of this machine" in says(
+        *model, "--host", "192.0.2.1"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exports"]

@@ -58,9 +58,11 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(arguments: ServeArguments) -> None:
     from .._extras import require_extra
 
-    require_extra("serve", "httpx", "uvicorn", *(["fastapi", "openai"] if arguments.engine == "transformers" else []))
+    needed = ["httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"]
+    require_extra("serve", *needed, *(["fastapi", "openai"] if arguments.engine == "transformers" else []))
     from ..conversion.fingerprint import calibration_problem
     from ..conversion.vllm_export import ROUTER
+    from ..modeling.configuration_metis_home import BRANCHES
     from ..serving import launch
     from ..serving.settings import ServingSettings, api_key
 
@@ -94,7 +96,7 @@ def _serve(arguments: ServeArguments) -> None:
     if transformers:
         settings |= {
             "branch_by": "generation_config",
-            "branch_models": dict.fromkeys(("thinking", "non_thinking"), f"./{model.name}"),
+            "branch_models": dict.fromkeys(BRANCHES, f"./{model.name}"),
         }
     ServingSettings(router="", **settings)
     folder = Path(arguments.export_dir).resolve() / f"{model.name}-{'router' if transformers else 'vllm'}"

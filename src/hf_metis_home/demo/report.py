@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that needs nothing beside it, neither files nor a network."""
+"""The demo's report: one HTML file that needs nothing else, neither other files nor a network."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,16 +31,16 @@ def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Pa
 
     Args:
         results (`dict`):
-            What `results.json` holds. `models`: model name to task to `accuracy`, `stderr` (both in [0, 1]), `n`,
-            `thinking_ratio` and `mean_tokens`, with the pooled tasks `easy` and `hard`; a value that was not measured
-            is `None`. `statement`: paragraphs on what the run shows and what it does not. `seconds`: stage to seconds.
-            `versions`: package to version. `seed`, `preset`. With several seeds the values are means, `spread` beside
-            them maps a metric's name to the standard deviation over seeds, and `seeds` holds the single runs.
+            Contents of `results.json`. `models`: model name to task to `accuracy`, `stderr` (both in [0, 1]), `n`,
+            `thinking_ratio`, `mean_tokens` and `malformed`, with the pooled tasks `easy` and `hard`; a value that was
+            not measured is `None`. `statement`: paragraphs on what the run shows and what it does not. `seconds`:
+            stage to seconds. `versions`: package to version. `seed`, `preset`. With several seeds the values are means,
+            `spread` maps a metric to its standard deviation over seeds, and `seeds` has the single runs.
         samples (`Iterable[dict]`):
             Test questions that the reloaded hybrid answered: `image` (`PIL.Image` or `None`), `question`, `gold`,
             `task`, `thinking_probability`, `thinking` (`bool`), `thought`, `answer`, `correct` (`bool`).
         path (`str` or `Path`):
-            File to write; its folder is made.
+            File to write; its folder is created if needed.
 
     Returns:
         `Path`: `path`.
@@ -59,7 +59,7 @@ def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Pa
     text = render_page(
         Path(__file__).with_name("report.html.jinja"),
         results=results,
-        seeds=_seeds(results),
+        seeds=[run["seed"] for run in results.get("seeds") or [results]],
         models=models,
         looks={name: (MARKERS[shape][1], color) for name, (shape, color) in LOOKS.items()},
         tasks=[task for task in tasks if task not in POOLED] + [task for task in POOLED if task in tasks],
@@ -73,14 +73,6 @@ def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def _seeds(results: dict) -> list:
-    """The seeds that the figures come from."""
-    runs = results.get("seeds")
-    if not runs:
-        return [results["seed"]]
-    return list(runs) if isinstance(runs, dict) else [run["seed"] for run in runs]
 
 
 def _plot(cells: dict, models: dict, task: str) -> Figure:

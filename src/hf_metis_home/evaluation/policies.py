@@ -16,16 +16,13 @@ class Policy:
     Args:
         name (`str`):
             Its key in the metrics.
-        key (`str`):
-            Its class in the page's style sheet.
         title, meaning (`str`):
             What a reader sees.
         shape, color (`str`):
-            How it is drawn; names of `plot.html.jinja` and of the page's colours.
+            How it is drawn; names in `MARKERS` of `reports.figures` and in `PALETTE` of `reports.page`.
     """
 
     name: str
-    key: str
     title: str
     shape: str
     color: str
@@ -33,12 +30,12 @@ class Policy:
 
 
 OURS = (
-    Policy("router", "router", "Router", "diamond", "blue", "the router picks a branch for each question"),
-    Policy("model", "model", "Model", "diamond", "blue", "the model chooses by itself whether to think"),
-    Policy("thinking", "always", "All thinking", "down", "red", "thinks about every question"),
-    Policy("non_thinking", "never", "All non-thinking", "square", "green", "answers every question directly"),
-    Policy("random", "random", "Random", "cross", "gray", "thinks as often as the router, at random"),
-    Policy("oracle", "oracle", "Oracle", "up", "orange", "thinks only where that is better: a bound, not a model"),
+    Policy("router", "Router", "diamond", "blue", "the router picks a branch for each question"),
+    Policy("model", "Model", "diamond", "blue", "the model chooses by itself whether to think"),
+    Policy("thinking", "All thinking", "down", "red", "thinks about every question"),
+    Policy("non_thinking", "All non-thinking", "square", "green", "answers every question directly"),
+    Policy("random", "Random", "cross", "gray", "thinks as often as the router, at random"),
+    Policy("oracle", "Oracle", "up", "orange", "thinks only where that is better: a bound, not a model"),
 )
 DENSE_SHAPES = ("plus", "circle")
 DENSE_COLORS = ("purple", "gray", "orange", "green")
@@ -90,7 +87,7 @@ def policies_of(metrics: dict) -> list[Policy]:
     ours = [policy for policy in OURS if policy.name in names]
     dense = [name for name in names if name not in {policy.name for policy in OURS}]
     return ours + [
-        Policy(name, f"dense-{number}", name, DENSE_SHAPES[number % 2], DENSE_COLORS[number % 4], "a dense model")
+        Policy(name, name, DENSE_SHAPES[number % 2], DENSE_COLORS[number % 4], "a dense model")
         for number, name in enumerate(dense)
     ]
 

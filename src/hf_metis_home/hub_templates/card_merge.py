@@ -121,9 +121,9 @@ def _split(card: str) -> tuple[str, dict, str]:
 
 
 def _front_matter(metadata: dict) -> str:
-    from huggingface_hub import CardData
+    from huggingface_hub.utils import yaml_dump
 
-    return f"---\n{CardData(**metadata).to_yaml()}\n---\n" if metadata else ""
+    return f"---\n{yaml_dump(metadata, sort_keys=False).strip()}\n---\n" if metadata else ""
 
 
 def _merge_metadata(old: dict, new: dict, renew: set[str]) -> dict:

@@ -188,10 +188,11 @@ def accuracy_figure(
         heights (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
             Ends of the accuracy axis.
     """
-    figure, axes = _axes(5.8, 3.5, left=0.1, right=0.7, bottom=0.15, top=0.97)
+    figure, axes = _axes(5.8, 3.5, left=0.1, right=0.67, bottom=0.15, top=0.97)
     bottom, top = (100 * height for height in heights)
     axes.set(xlabel="mean generated tokens", ylabel="accuracy, %", ylim=(bottom, top))
     axes.set_xlim(0, 1.06 * max([mark.tokens for mark in marks], default=0) or 1)
+    axes.locator_params("y", nbins=6, steps=[1, 2, 5, 10])
     axes.grid(axis="y")
     for points, look in (
         (chance, {"color": COLORS["gray"], "linestyle": (0, (4, 4)), "linewidth": 1}),

@@ -1,9 +1,9 @@
 """
-Serving: one model name, one dial, and a header that says which branch answered, in front of an engine of others.
+Serving: one model name, one threshold, and a header that says which branch answered, in front of an engine.
 
 `RouterMiddleware` is an ASGI middleware: inside vLLM (`vllm serve --middleware
 hf_metis_home.serving.RouterMiddleware`), or around `Proxy` in front of any server that speaks the OpenAI protocol.
-Nothing here generates.
+The engine does the generating.
 """
 
 from importlib import import_module

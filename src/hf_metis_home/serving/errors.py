@@ -1,35 +1,24 @@
-"""Refusals in the form of the OpenAI protocol."""
+"""Errors that clients see, in the form of the OpenAI protocol."""
 
-import json
+from starlette.responses import JSONResponse
 
 
 class RequestError(Exception):
     """
-    A request that is not answered.
+    A request that is refused.
 
     Args:
         status (`int`): HTTP status.
-        message (`str`): For the caller: what was wrong, and what to do.
-        param (`str`, *optional*): Field of the request that was wrong.
-        code (`str`, *optional*, defaults to `"invalid_request"`): One word for programs; counted in the metrics.
+        message (`str`): For the client: what is wrong, and how to fix it.
+        param (`str`, *optional*): Field of the request that is wrong.
+        code (`str`, *optional*, defaults to `"invalid_request"`): One word for programs; also a label in the metrics.
     """
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str = "invalid_request"):
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
 
-    def body(self) -> bytes:
+    def response(self) -> JSONResponse:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}).encode()
-
-
-async def send_error(send, error: RequestError) -> None:
-    await send_body(send, error.status, error.body(), "application/json")
-
-
-async def send_body(send, status: int, body: bytes, kind: str) -> None:
-    """A whole response."""
-    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        return JSONResponse({"error": error}, self.status)

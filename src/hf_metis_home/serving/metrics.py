@@ -1,45 +1,52 @@
-"""Counters in Prometheus' text format."""
+"""Metrics of the router for Prometheus."""
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 
-HELP = {
-    "requests": "Answered requests by branch and by who chose it.",
-    "fallbacks": "Requests that the router could not decide, by reason.",
-    "refused": "Requests that were refused, by reason.",
-    "routed_prompts": "Prompts that the router read.",
-    "router_batches": "Batches in which it read them.",
-    "router_seconds": "Seconds that it took.",
+COUNTERS = {  # name: help text, then labels
+    "requests": ("Answered requests, by branch and by who chose it.", "branch", "source"),
+    "fallbacks": ("Requests that the router did not decide, by reason.", "reason"),
+    "refused": ("Refused requests, by reason.", "reason"),
+    "routed_prompts": ("Prompts that the router read.",),
+    "router_batches": ("Batches that the router read.",),
+    "router_seconds": ("Seconds that the router spent on them.",),
 }
 
 
-class Counters:
-    """Numbers that only grow, of this process since it started."""
+class Metrics:
+    """
+    Counters of one middleware since it started, and the length of its router's queue.
 
-    def __init__(self):
-        self._values = Counter()
+    A Prometheus collector that keeps its own numbers: with several API servers, vLLM makes the client write all
+    counters to shared files, so vLLM would report ours a second time.
 
-    def add(self, name: str, value: float = 1, **labels: str) -> None:
-        """Labels are the program's own words, never a caller's."""
-        self._values[name, tuple(sorted(labels.items()))] += value
+    Attributes:
+        pending (`Callable[[], int]`): Number of requests that wait for the router; set by the router.
+    """
 
-    def get(self, name: str, **labels: str) -> float:
-        return self._values[name, tuple(sorted(labels.items()))]
+    def __init__(self) -> None:
+        self.pending: Callable[[], int] = lambda: 0
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self._values: dict[tuple[str, ...], float] = defaultdict(float)
 
-    def text(self, pending: int) -> str:
-        """
-        Args:
-            pending (`int`): Requests that wait for the router now.
-        """
-        lines = []
-        values = sorted(self._values.copy().items())
-        for name, help_text in HELP.items():
-            metric = f"metis_home_{name}_total"
-            lines += [f"# HELP {metric} {help_text}", f"# TYPE {metric} counter"]
-            for (found, labels), value in values:
-                if found == name:
-                    inside = ",".join(f'{label}="{word}"' for label, word in labels)
-                    lines.append(f"{metric}{{{inside}}} {value:g}" if inside else f"{metric} {value:g}")
-        lines += ["# HELP metis_home_router_pending Requests that wait for the router."]
-        lines += ["# TYPE metis_home_router_pending gauge", f"metis_home_router_pending {pending}"]
-        return "\n".join(lines) + "\n"
+    def add(self, name: str, *labels: str, value: float = 1) -> None:
+        """Labels are words of this program, never of a client: each new one is a new time series."""
+        self._values[name, *labels] += value
+
+    def collect(self) -> Iterator[Metric]:
+        values = self._values.copy()  # the router's thread goes on counting
+        for name, (help_text, *label_names) in COUNTERS.items():
+            family = CounterMetricFamily(f"metis_home_{name}", help_text, labels=label_names)
+            for key in [key for key in values if key[0] == name] if label_names else [(name,)]:
+                family.add_metric(key[1:], values[key])
+            yield family
+        yield GaugeMetricFamily("metis_home_router_pending", "Requests that wait for the router.", self.pending())
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,87 +1,70 @@
-"""The stand-alone router in a thread of its own: waiting prompts are read in batches, the event loop never waits."""
+"""The exported router in a thread of its own: it reads waiting prompts in batches and never blocks the event loop."""
 
 import asyncio
 import logging
 import queue
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 
-from .metrics import Counters
-from .routing import Prompt
+from .metrics import Metrics
+from .request_body import Prompt
 from .settings import ServingSettings
 
 
 logger = logging.getLogger(__name__)
-BYTES_PER_TOKEN = 16  # more than any text has: what is longer need not be counted
+BYTES_PER_TOKEN = 16  # more than any text has: longer prompts are refused without counting their tokens
 
 
-class Routed(NamedTuple):
-    """
-    Args:
-        thinking (`bool`): The decision.
-        probability (`float`, *optional*): The router's, None where the prompt opens an answer of a branch already.
-    """
-
-    thinking: bool
-    probability: float | None
+Routed = tuple[bool, float | None]  # thinking, and the router's probability unless the prompt opens a branch's answer
 
 
 class RouterUnavailable(Exception):
-    """The router cannot say; the text is one word for the metrics."""
+    """The router did not decide; the text is one word for the metrics."""
 
 
 class _Waiting(NamedTuple):
     prompt: Prompt
     threshold: float | None
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future
+    future: Future
 
 
 class RouterWorker:
     """
-    Asks the exported router, as `model.route()` would answer.
+    Asks the exported router, with the same decisions as the whole model's `decide`.
 
     Args:
         settings ([`ServingSettings`]): Folder and device of the router, limits.
-        counters ([`~serving.metrics.Counters`], *optional*): Where batches are counted.
+        metrics ([`~serving.metrics.Metrics`]): Where batches are counted.
     """
 
-    def __init__(self, settings: ServingSettings, counters: Counters | None = None):
-        self.settings, self.counters = settings, counters or Counters()
-        self._queue = queue.Queue(settings.max_pending)
+    def __init__(self, settings: ServingSettings, metrics: Metrics):
+        self.settings, self.metrics = settings, metrics
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._loaded = threading.Event()
-        self._problem: Exception | None = None
-        self._starting, self._stopped = threading.Lock(), False
+        self._loaded, self._stopped = Future(), False
+        self._template_names: set[str] = set()
+        metrics.pending = self._queue.qsize
 
     def start(self) -> None:
-        """Start the thread, which loads the router first. Further calls do nothing."""
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="metis-home-router", daemon=True)
-                self._thread.start()
+        """Start the thread, which first loads the router. Further calls do nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="metis-home-router", daemon=True)
+            self._thread.start()
 
     async def wait_until_loaded(self) -> None:
         """Start, and raise what loading raised."""
         self.start()
-        await asyncio.to_thread(self._loaded.wait)
-        if self._problem is not None:
-            raise self._problem
+        await asyncio.to_thread(self._loaded.result)
 
     def stop(self) -> None:
-        """End the thread after the batch that it reads; what waits gets no answer."""
+        """End the thread after its current batch; waiting prompts get no answer."""
         if self._thread is not None:
             self._stopped = True
-            try:
-                self._queue.put_nowait(None)
-            except queue.Full:
-                pass  # it looks at the flag between batches
+            self._queue.put(None)
             self._thread.join(timeout=60)
-
-    @property
-    def pending(self) -> int:
-        return self._queue.qsize()
 
     async def route(self, prompt: Prompt, threshold: float | None) -> Routed:
         """
@@ -91,35 +74,30 @@ class RouterWorker:
             RouterUnavailable: `"not_loaded"`, `"overload"`, `"timeout"`, `"too_long"` or `"error"`.
         """
         self.start()
-        if self._problem is not None:
-            raise RouterUnavailable("not_loaded")
         if prompt.size > BYTES_PER_TOKEN * self.settings.max_prompt_tokens:
             raise RouterUnavailable("too_long")
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(prompt, threshold, loop, loop.create_future())
-        try:
-            self._queue.put_nowait(waiting)
-        except queue.Full:
-            raise RouterUnavailable("overload") from None
+        if self._queue.qsize() >= self.settings.max_pending:
+            raise RouterUnavailable("overload")
+        waiting = _Waiting(prompt, threshold, Future())
+        self._queue.put(waiting)
         try:
             async with asyncio.timeout(self.settings.router_timeout):
-                return await waiting.future
+                return await asyncio.wrap_future(waiting.future)
         except TimeoutError:
             raise RouterUnavailable("timeout") from None
 
     def _run(self) -> None:
         try:
             self._load()
-        except Exception as error:  # noqa: BLE001  told to whoever waits for it
-            self._problem = error
-        finally:
-            self._loaded.set()
+            self._loaded.set_result(None)
+        except Exception as error:  # noqa: BLE001  raised by `wait_until_loaded`
+            self._loaded.set_exception(error)
         while not self._stopped and (first := self._queue.get()) is not None:
-            batch = self._batch(first)
-            if self._problem is not None:
-                self._answer(batch, [RouterUnavailable("not_loaded")] * len(batch))
-            elif batch:
-                self._answer(batch, self._decide_all(batch))
+            groups: dict[str, list[_Waiting]] = {}  # a chat template renders prompts together if its variables agree
+            for waiting in self._batch(first):
+                groups.setdefault(repr(self._template_kwargs(waiting.prompt)), []).append(waiting)
+            for group in groups.values():
+                self._answer(group)
 
     def _load(self) -> None:
         from transformers import AutoModel, AutoProcessor
@@ -131,94 +109,70 @@ class RouterWorker:
         self.processor = AutoProcessor.from_pretrained(folder)
         self._template_names = _names_in(self.processor.chat_template)
 
-    def _batch(self, first: _Waiting) -> list[_Waiting]:
-        """What waits now, up to the size of a batch; whose caller has gone is left out."""
+    def _batch(self, first: _Waiting | None) -> list[_Waiting]:
+        """The prompts that wait now, up to the size of a batch, without those that nobody waits for any more."""
         batch, pixels = [], 0
-        while first is not None:
-            if not first.future.done():
-                batch.append(first)
-                pixels += first.prompt.pixels
-            if len(batch) >= self.settings.max_batch or pixels > self.settings.max_image_pixels // 2:
-                break
-            try:
+        with suppress(queue.Empty):
+            while first is not None:
+                if first.future.set_running_or_notify_cancel():
+                    batch.append(first)
+                    pixels += first.prompt.pixels
+                if len(batch) >= self.settings.max_batch or pixels > self.settings.max_image_pixels // 2:
+                    break
                 first = self._queue.get_nowait()
-            except queue.Empty:
-                break
         return batch
 
-    def _answer(self, batch: list[_Waiting], results: list[Routed | Exception]) -> None:
-        for waiting, result in zip(batch, results, strict=True):
-            try:
-                waiting.loop.call_soon_threadsafe(_resolve, waiting.future, result)
-            except RuntimeError:  # the loop is closed: nobody waits
-                continue
-
-    def _decide_all(self, batch: list[_Waiting]) -> list[Routed | Exception]:
-        """One result per prompt. Where a batch fails each is read alone, so that one cannot spoil the others."""
+    def _answer(self, group: list[_Waiting]) -> None:
+        """Decide for a group of prompts. If that fails, read each by itself, so that one cannot affect the others."""
         started = time.monotonic()
-        results: list[Routed | Exception] = [RouterUnavailable("error")] * len(batch)
-        groups = {}  # chats are rendered together where they say the same to the template
-        for place, waiting in enumerate(batch):
-            kwargs = self._template_kwargs(waiting.prompt)
-            groups.setdefault(repr(kwargs), (kwargs, []))[1].append(place)
-        for kwargs, places in groups.values():
-            found = self._try([batch[place] for place in places], kwargs)
-            if len(places) > 1 and any(isinstance(result, Exception) for result in found):
-                found = [self._try([batch[place]], kwargs)[0] for place in places]
-            for place, result in zip(places, found, strict=True):
-                results[place] = result
-        self.counters.add("routed_prompts", len(batch))
-        self.counters.add("router_batches")
-        self.counters.add("router_seconds", time.monotonic() - started)
-        return results
-
-    def _try(self, batch: list[_Waiting], template_kwargs: dict | None) -> list[Routed | Exception]:
         try:
-            return self._decide(batch, template_kwargs)
-        except RouterUnavailable as error:
-            return [error] * len(batch)
-        except Exception:  # noqa: BLE001  of template, processor and model, on whatever a caller sent
-            logger.warning("The router could not read a prompt; the fallback answers.", exc_info=True)
-            return [RouterUnavailable("error")] * len(batch)
+            results = self._decide(group)
+        except Exception as error:  # noqa: BLE001  from template, processor or model, for whatever a client sent
+            if len(group) > 1:
+                for waiting in group:
+                    self._answer([waiting])
+            elif isinstance(error, RouterUnavailable):
+                group[0].future.set_exception(error)
+            else:
+                logger.warning("The router could not read a prompt; the fallback branch answers.", exc_info=True)
+                group[0].future.set_exception(RouterUnavailable("error"))
+            return
+        self.metrics.add("routed_prompts", value=len(group))
+        self.metrics.add("router_batches")
+        self.metrics.add("router_seconds", value=time.monotonic() - started)
+        for waiting, result in zip(group, results, strict=True):
+            waiting.future.set_result(result)
+
+    def _decide(self, group: list[_Waiting]) -> list[Routed]:
+        from ..modeling.router_metis_home import is_thinking
+
+        if self._loaded.exception() is not None:
+            raise RouterUnavailable("not_loaded")
+        inputs = self._inputs([waiting.prompt for waiting in group]).to(self.model.device)
+        if inputs["attention_mask"].sum(-1).max() > self.settings.max_prompt_tokens:
+            raise RouterUnavailable("too_long")
+        decision = self.model.decide(**inputs)
+        results: list[Routed] = []
+        for row, waiting in enumerate(group):
+            thinking, probability = bool(decision.thinking[row]), decision.thinking_probability[row].item()
+            if decision.source[row] == "opening":
+                results.append((thinking, None))
+            elif waiting.threshold is None:
+                results.append((thinking, probability))
+            else:
+                results.append((is_thinking(probability, waiting.threshold), probability))
+        return results
 
     def _template_kwargs(self, prompt: Prompt) -> dict | None:
-        """What the chat template takes from the request; None for a prompt that is no chat."""
+        """What the chat template takes from the request; None for a prompt that is not a chat."""
         if prompt.messages is None:
             return None
-        ours = ("tools", "add_generation_prompt", "continue_final_message")
-        names = self._template_names.union(ours)
-        return {name: value for name, value in prompt.template_kwargs.items() if name in names}
+        return {name: value for name, value in prompt.template_kwargs.items() if name in self._template_names}
 
-    def _decide(self, batch: list[_Waiting], template_kwargs: dict | None) -> list[Routed | Exception]:
-        """As `generate` decides: the branch whose answer the prompt opens already, else the router's."""
-        import torch
-
-        from ..modeling import MetisHomeForConditionalGeneration as Generating
-
-        limit = self.settings.max_prompt_tokens
-        with torch.no_grad():
-            inputs = self._inputs([waiting.prompt for waiting in batch], template_kwargs).to(self.model.device)
-            if inputs["attention_mask"].sum(-1).max() > limit:
-                raise RouterUnavailable("too_long")
-            # Both need nothing of a model but its configuration.
-            prefills = Generating._prefills(self.model, inputs["input_ids"], inputs["attention_mask"])
-            opened = [Generating._opened_branch(self.model, prefill) for prefill in prefills]
-            probabilities = self.model.route(**inputs).thinking_probability
-            default = self.settings.thinking_threshold
-            default = self.model.config.thinking_threshold if default is None else default
-            results: list[Routed | Exception] = []
-            for waiting, probability, branch in zip(batch, probabilities, opened, strict=True):
-                threshold = default if waiting.threshold is None else waiting.threshold
-                if branch >= 0:
-                    results.append(Routed(bool(branch), None))
-                else:
-                    # Compared as `route` does, in the precision of the router.
-                    results.append(Routed(bool(probability >= threshold), probability.item()))
-        return results
-
-    def _inputs(self, prompts: list[Prompt], template_kwargs: dict | None):
-        """What the processor makes of prompts of one kind, padded on the left."""
+    def _inputs(self, prompts: list[Prompt]):
+        """What the processor makes of prompts with the same template arguments, padded on the left."""
         padding = {"padding": True, "padding_side": "left"}
+        template_kwargs = self._template_kwargs(prompts[0])
         if template_kwargs is not None:
             return self.processor.apply_chat_template(
                 [prompt.messages for prompt in prompts],
@@ -229,27 +183,20 @@ class RouterWorker:
                 **template_kwargs,
             )
         tokenizer, size = self.processor.tokenizer, self.model.config.text_config.vocab_size
-        tokens = [tokenizer(prompt.text)["input_ids"] if prompt.tokens is None else prompt.tokens for prompt in prompts]
-        if any(max(ids, default=-1) >= size or not ids for ids in tokens):
+        given = [prompt.completion for prompt in prompts]
+        tokens = [tokenizer(each)["input_ids"] if isinstance(each, str) else each for each in given]
+        if any(max(ids, default=size) >= size for ids in tokens):  # or none at all
             raise RouterUnavailable("error")
         return tokenizer.pad({"input_ids": tokens}, return_tensors="pt", **padding)
 
 
 def _names_in(template: str) -> set[str]:
-    """Variables that a chat template reads, but for those that are not a caller's to set."""
+    """What a caller may pass to a chat template: the variables it reads, and options of rendering."""
     from jinja2 import meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     # transformers' templates have a tag of their own.
     source = template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-    return meta.find_undeclared_variables(environment.parse(source)) - {"messages", "documents", "raise_exception"}
-
-
-def _resolve(future: asyncio.Future, result: Routed | Exception) -> None:
-    if future.done():  # timed out, or its caller has gone
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+    read = meta.find_undeclared_variables(environment.parse(source)) - {"messages", "documents", "raise_exception"}
+    return read | {"tools", "add_generation_prompt", "continue_final_message"}

@@ -1,26 +1,26 @@
 """
-`transformers serve` for a hybrid: the same server, which knows our class and can be told a branch per request.
+`transformers serve` for hybrids: it loads our model class and takes a branch per request.
 
     python -m hf_metis_home.serving.transformers_engine serve runs/demo/hybrid --port 8001
 
-`transformers serve` finds a class by the model's type among those it ships, so ours is registered first. Of the fields
-of a request it hands only `generation_config` on to `generate`, so that is where the branch is read from. Its
-continuous batching, off by default, packs requests into one row and cannot serve two branches.
+`transformers serve` finds a class by the model's type among those it ships, so ours is registered first. The only field
+of a request that reaches `generate` is `generation_config`, so the branch is read from there. Continuous batching, off
+by default, packs requests into one row and cannot serve two branches.
 """
 
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
 
 
-DEFAULT_NEW_TOKENS = 1024  # that of `transformers serve` for requests without a `generation_config`
+DEFAULT_NEW_TOKENS = 1024  # as `transformers serve` sets for requests without a `generation_config`
 
 
 class ServedHybrid(MetisHomeForConditionalGeneration):
-    """A hybrid whose `generate` takes `thinking` from the generation configuration, where it stands there."""
+    """A hybrid with a `generate` that takes `thinking` from the generation configuration if it is set there."""
 
     def generate(self, *args, generation_config=None, **kwargs):
         if generation_config is not None and hasattr(generation_config, "thinking"):
             kwargs["thinking"] = generation_config.thinking
-            del generation_config.thinking  # what a configuration has, it takes out of the keywords
+            del generation_config.thinking  # else `generate` would move the keyword into the configuration
             if generation_config.max_new_tokens is None:
                 own = self.generation_config.max_new_tokens or 0
                 generation_config.max_new_tokens = max(DEFAULT_NEW_TOKENS, own)

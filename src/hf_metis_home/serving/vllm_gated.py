@@ -1,6 +1,6 @@
 """
-The gated export (`modeling/gated_metis_home.py`) on vLLM's own Qwen2.5-VL, with its attention, its fused layers and its
-tensor parallelism. Imported by vLLM alone, when it serves such a model.
+The gated export (`modeling/gated_metis_home.py`) on vLLM's own Qwen2.5-VL, with its attention, fused layers and tensor
+parallelism. Only vLLM imports this, when it serves such a model.
 """
 
 import torch
@@ -23,7 +23,7 @@ class GatedBranches(nn.Module):
         sizes = (text_config.hidden_size, text_config.intermediate_size, text_config.hidden_act)
         for branch in BRANCHES:
             setattr(self, branch, Qwen2MLP(*sizes, quant_config=quant_config, prefix=f"{prefix}.{branch}"))
-        # Never quantised: it is compared, and is too small to save anything.
+        # Never quantised: its outputs are compared, and it is too small to save memory.
         self.branch_gate = ReplicatedLinear(GATE, GATE, bias=False, prefix=f"{prefix}.branch_gate")
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -33,13 +33,13 @@ class GatedBranches(nn.Module):
 
 
 class MetisHomeGatedForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL with gated branches. Loads the names of the export as they are."""
+    """Qwen2.5-VL with gated branches. Loads the export's tensors under their own names."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         decoder = self.language_model.model
         for number in range(self.config.router_layer, len(decoder.layers)):
-            # One layer at a time, so that the networks that go make room for those that come.
+            # One layer at a time, so that the old network's memory is free for the new ones.
             layer = decoder.layers[number]
             if not isinstance(layer, PPMissingLayer):
                 layer.mlp = None

@@ -1,9 +1,9 @@
 """
-The entry point of group `vllm.general_plugins`: where this package is installed beside vLLM, vLLM's own Qwen2.5-VL
-serves the gated export, without the code in the exported folder.
+Entry point of the group `vllm.general_plugins`: with this package installed next to vLLM, vLLM serves the gated export
+on its own Qwen2.5-VL, without the code in the exported folder.
 
-vLLM loads it in each of its processes, whatever it serves, and logs what fails at import. So nothing here is done that
-could fail later.
+vLLM loads the plugin in each of its processes, whatever model it serves, and logs errors at import. So nothing here may
+fail later.
 """
 
 from transformers import AutoConfig
@@ -13,8 +13,8 @@ from ..modeling.gated_metis_home import MetisHomeGatedConfig
 
 
 def register() -> None:
-    """Make the gated export known to vLLM. May be called again."""
+    """Make the gated export known to vLLM. Safe to call again."""
     AutoConfig.register(MetisHomeGatedConfig.model_type, MetisHomeGatedConfig, exist_ok=True)
     name = "MetisHomeGatedForConditionalGeneration"
-    # By name: vLLM imports a model's module when it is served, and never before a process is forked.
+    # By name, so that vLLM imports the module only when it serves the model, and never before it forks a process.
     ModelRegistry.register_model(name, f"{__package__}.vllm_gated:{name}")
