@@ -64,7 +64,11 @@ def test_the_folder(folder, tmp_path, capsys):
             assert Image.open(io.BytesIO(question["image"])).size == row["images"][0].size
     run = json.loads((out / "run.json").read_text())
     assert run["arguments"]["limit"] == 6 and run["rows"] == 6 and run["failed"] == 0 and run["versions"]["torch"]
-    assert run["thinking_threshold"] == 0.5 and len(run["questions_sha256"]) == len(run["model"]["config_sha256"]) == 64
+    assert (
+        "answer_format" in run["model"]
+        and run["thinking_threshold"] == 0.5
+        and len(run["questions_sha256"]) == len(run["model"]["config_sha256"]) == 64
+    )
     generating = sum(sum(outcomes[name]) for name in SECONDS)
     assert run["seconds_generating"] == pytest.approx(generating, abs=1e-2) and run["seconds_last_run"] > generating
 

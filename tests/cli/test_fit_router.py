@@ -169,7 +169,7 @@ def test_refusals(tmp_path, hybrid, rows, capsys):
     for words, message in [
         (command(dense, rows, tmp_path / "out"), "must be a two-branch model"),
         (command(hybrid, tmp_path / "gone.parquet", tmp_path / "out"), "`dataset` is .*which could not be read"),
-        (command(hybrid, tmp_path / "splits", tmp_path / "out"), r"has the splits \['a', 'b'\] and no 'train'"),
+        (command(hybrid, tmp_path / "splits", tmp_path / "out"), r"has no split 'train', only \['a', 'b'\]"),
         (command(hybrid, tmp_path / "other.parquet", tmp_path / "out"), "Row 0 of `rows` has `thinking` None"),
         (command(hybrid, rows, hybrid), "`output_dir` is .*not empty"),
         (command(hybrid, rows, tmp_path / "out", "--outcomes", "gone.parquet"), "`outcomes` is 'gone.parquet'"),

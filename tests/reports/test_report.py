@@ -36,6 +36,16 @@ def report(tmp_path, monkeypatch):
     return write
 
 
+def test_answers_are_read_in_the_format_of_the_run(report, tmp_path):
+    def malformed(run) -> float:
+        report([outcome(0, text_thinking="<think>3+4</think>7")], run=run)
+        return json.loads((tmp_path / "report" / "results.json").read_text())["tasks"]["all"]["malformed_thinking"]
+
+    assert malformed({}) == malformed({"model": {"answer_format": None}}) == 1.0
+    plain = {"thinking_tags": ["<think>", "</think>"], "answer_tags": None}
+    assert malformed({"model": {"name": "hybrid", "answer_format": plain}}) == 0.0
+
+
 def test_loads_nothing(report):
     page = report(questions={})
     for tag, attributes in page.tags:

@@ -118,14 +118,9 @@ def train_models(
     for seed in folders:
         found = {stage: jobs[stage, seed].result() for stage in STAGES}
         models = {name: figures for stage in STAGES for name, figures in found[stage][0].items()}
-        runs.append(
-            {
-                "seed": seed,
-                "models": {name: models[name] for name in MODELS},
-                "seconds": {stage: seconds for stage, (_, seconds) in found.items()},
-                **({"method": jobs["method", seed].result()} if method is not None else {}),
-            }
-        )
+        seconds = {stage: seconds for stage, (_, seconds) in found.items()}
+        run = {"seed": seed, "models": {name: models[name] for name in MODELS}, "seconds": seconds}
+        runs.append(run if method is None else run | {"method": jobs["method", seed].result()})
     return runs
 
 
@@ -215,19 +210,11 @@ def _samples(folder: Path, seed: int) -> list[dict]:
     for row, outcome in zip(rows, outcomes, strict=True):
         mode = "non_thinking" if outcome["text_thinking"] is None else "thinking"
         parsed = AnswerFormat.of(model.config).parse(outcome[f"text_{mode}"])
-        samples.append(
-            {
-                "image": row["images"][0] if row["images"] else None,
-                "question": row["prompt"][-1]["content"],
-                "gold": row["solution"],
-                "task": row["task"],
-                "thinking_probability": outcome["thinking_probability"],
-                "thinking": mode == "thinking",
-                "thought": parsed.thought,
-                "answer": parsed.answer,
-                "correct": outcome[f"correct_{mode}"],
-            }
-        )
+        image = row["images"][0] if row["images"] else None
+        asked = {"image": image, "question": row["prompt"][-1]["content"], "gold": row["solution"], "task": row["task"]}
+        routed = {"thinking_probability": outcome["thinking_probability"], "thinking": mode == "thinking"}
+        answered = {"thought": parsed.thought, "answer": parsed.answer, "correct": outcome[f"correct_{mode}"]}
+        samples.append(asked | routed | answered)
     return samples
 
 

@@ -61,8 +61,8 @@ def statement(results: dict) -> list[str]:
     def share(model: str, task: str, metric: str = "accuracy") -> str:
         return f"{100 * models[model][task][metric]:.1f} %"
 
-    gap = models["hybrid"]["hard"]["accuracy"] - models["dense_mixed"]["hard"]["accuracy"]
-    easy_gap = models["hybrid"]["easy"]["accuracy"] - models["dense_mixed"]["easy"]["accuracy"]
+    hybrid, control = models["hybrid"], models["dense_mixed"]
+    gaps = {task: 100 * (hybrid[task]["accuracy"] - control[task]["accuracy"]) for task in ("hard", "easy")}
     forgets = change("reasoning_only", "base", "easy") < 0
     changes = {task: change("hybrid", "dense_mixed", task) for task in ("hard", "easy")}
     better, worse = ([task for task in changes if sign * changes[task] > 0] for sign in (1, -1))
@@ -89,8 +89,8 @@ def statement(results: dict) -> list[str]:
         f"{share('hybrid', 'located_hard', 'thinking_ratio')} and {share('hybrid', 'located_easy', 'thinking_ratio')}.",
         "The dense control, trained on the same mixed data for "
         f"the same number of steps and choosing its mode itself, reaches {share('dense_mixed', 'hard')} on hard and "
-        f"{share('dense_mixed', 'easy')} on easy questions (hybrid minus control: {100 * gap:+.1f} and "
-        f"{100 * easy_gap:+.1f} points). {' '.join(verdict)} In any case, branches allow one mode to be trained "
+        f"{share('dense_mixed', 'easy')} on easy questions (hybrid minus control: {gaps['hard']:+.1f} and "
+        f"{gaps['easy']:+.1f} points). {' '.join(verdict)} In any case, branches allow one mode to be trained "
         "further or switched off without touching the other.",
         "All of this is a model of about a million parameters on small images. It shows that the parts of the method "
         "work together, but says nothing about the size of the effect in a larger model.",

@@ -93,8 +93,12 @@ def calibrate_threshold(
         values = np.array([[0.0, 1.0]] * len(probability)) if target == "thinking_ratio" else tokens
         threshold = _lowest(thresholds, probability[chosen_on], values[chosen_on], value, target)
     figures = _figures(threshold, probability[held_out], right[held_out], tokens[held_out])
-    if target != "max_accuracy_drop":
-        figures["interval"] = _interval(target, threshold, probability[held_out], tokens[held_out], confidence, seed)
+    if target == "token_budget":
+        drawn = bootstrap_shares({"tokens": _taken(threshold, probability, tokens)[held_out]}, range(count), seed=seed)
+        figures["interval"] = interval(drawn["tokens"], confidence)
+    elif target == "thinking_ratio":
+        ends = binomtest(round(count * figures["thinking_ratio"]), count).proportion_ci(confidence)
+        figures["interval"] = [float(end) for end in ends]
     return {
         "target": target,
         "value": value,
@@ -111,20 +115,18 @@ def calibrate_threshold(
 def check_target(given: dict[str, float | None], confidence: float, validation_fraction: float) -> tuple[str, float]:
     """The one target and its value. The error names every invalid argument."""
     found = {name: value for name, value in given.items() if value is not None}
-    errors = []
+    valid = {
+        "thinking_ratio": ("in [0, 1]", lambda value: 0 <= value <= 1),
+        "token_budget": ("above 0", lambda value: value > 0),
+        "max_accuracy_drop": ("between 0 and 1; 0.01 is one point", lambda value: 0 < value < 1),
+        "confidence": ("between 0 and 1", lambda value: 0 < value < 1),
+        "validation_fraction": ("between 0 and 1", lambda value: 0 < value < 1),
+    }
+    options = found | {"confidence": confidence, "validation_fraction": validation_fraction}
+    bad = {name: value for name, value in options.items() if not valid[name][1](value)}
+    errors = [f"`{name}` is {value!r}, but must be {valid[name][0]}." for name, value in bad.items()]
     if len(found) != 1:
         errors.append(f"Exactly one of {', '.join(f'`{name}`' for name in given)} is needed, not {len(found)}.")
-    if "thinking_ratio" in found and not 0 <= found["thinking_ratio"] <= 1:
-        errors.append(f"`thinking_ratio` is {found['thinking_ratio']!r}, but is a share and must be in [0, 1].")
-    if "token_budget" in found and not found["token_budget"] > 0:
-        errors.append(f"`token_budget` is {found['token_budget']!r}, but must be above 0 tokens.")
-    if "max_accuracy_drop" in found and not 0 < found["max_accuracy_drop"] < 1:
-        errors.append(
-            f"`max_accuracy_drop` is {found['max_accuracy_drop']!r}, but must be between 0 and 1; 0.01 is one point."
-        )
-    for name, value in (("confidence", confidence), ("validation_fraction", validation_fraction)):
-        if not 0 < value < 1:
-            errors.append(f"`{name}` is {value!r}, but must be between 0 and 1.")
     if errors:
         raise ValueError("\n".join(errors))
     return next(iter(found.items()))
@@ -222,15 +224,6 @@ def _figures(threshold: float, probability: np.ndarray, right: np.ndarray, token
         "accuracy_thinking": thinking,
         "accuracy_drop": thinking - accuracy,
     }
-
-
-def _interval(target, threshold, probability, tokens, confidence: float, seed: int) -> list[float] | None:
-    n = len(probability)
-    if target == "token_budget":
-        drawn = bootstrap_shares({"tokens": _taken(threshold, probability, tokens)}, range(n), seed=seed)
-        return interval(drawn["tokens"], confidence)
-    thinking = int(is_thinking(probability, threshold).sum())
-    return [float(end) for end in binomtest(thinking, n).proportion_ci(confidence)]
 
 
 def _statement(target: str, value: float, threshold: float, confidence: float, n: int, figures: dict) -> str:

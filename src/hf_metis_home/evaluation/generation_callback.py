@@ -79,10 +79,11 @@ class GenerationCallback(TrainerCallback):
         model.train(training)
         outcomes = Dataset.from_list(gather_object(records), features=FEATURES)
         pools = {"all": sorted(set(outcomes["task"]))}
-        logs = {}
-        for task, cell in summarise(outcomes, pools=pools, answer_format=AnswerFormat.of(model.config)).items():
-            suffix = "" if task == "all" else f"/{task}"
-            for name in ("accuracy", "malformed", "thinking_ratio", "mean_tokens"):
-                logs[f"eval_{name}{suffix}"] = cell[name]
+        cells = summarise(outcomes, pools=pools, answer_format=AnswerFormat.of(model.config))
+        logs = {
+            f"eval_{name}" + ("" if task == "all" else f"/{task}"): cell[name]
+            for task, cell in cells.items()
+            for name in ("accuracy", "malformed", "thinking_ratio", "mean_tokens")
+        }
         state.log_history.append({**logs, "step": state.global_step, "epoch": state.epoch})
         trainer.callback_handler.on_log(args, state, control, logs)

@@ -54,8 +54,8 @@ def bootstrap_shares(
     means = []
     step = max(1, CHUNK // count)
     for start in range(0, draws, step):
-        size = min(step, draws - start)
-        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(float)  # [size, questions]
+        # [size, questions]
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start)).astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append((drawn @ sums) / (drawn @ sizes))
     return dict(zip(values, np.concatenate(means).T, strict=True))

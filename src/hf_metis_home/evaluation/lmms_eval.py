@@ -65,12 +65,13 @@ class MetisHome(lmms):
     ):
         super().__init__()
         options = {"trust_remote_code": _boolean("trust_remote_code", trust_remote_code, {}), "revision": revision}
-        self.choice: dict = {"thinking": _boolean("thinking", thinking, {"auto": None, "none": None})}
+        threshold = None if thinking_threshold is None else float(thinking_threshold)
+        forced = _boolean("thinking", thinking, {"auto": None, "none": None})
+        self.choice: dict = {"thinking": forced, "thinking_threshold": threshold}
         model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **options)
         self.model = model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.answer_format = AnswerFormat.of(self.model.config)
         self.processor = AutoProcessor.from_pretrained(pretrained, **options)
-        self.choice["thinking_threshold"] = None if thinking_threshold is None else float(thinking_threshold)
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests) -> list[str]:

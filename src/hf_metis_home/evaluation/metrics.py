@@ -8,6 +8,7 @@ branch and fails with it; where its choice is unknown, its answer is missing too
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 from datasets import Dataset
@@ -166,6 +167,12 @@ def evaluate_outcomes(
         if task == POOLED and kind == "router":
             metrics["reliability"][POOLED] = reliability(rows.right, np.nan_to_num(rows.probability))
     return metrics
+
+
+def answer_format_of(run: dict) -> AnswerFormat:
+    """The answer format in the record of a run (`run.json`); the default if it names none."""
+    model = run.get("model")
+    return AnswerFormat.of(SimpleNamespace(**model) if isinstance(model, dict) else None)
 
 
 class Rows:

@@ -19,8 +19,9 @@ that answers only once per question (a dense model, or one of the branches) leav
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -164,23 +165,27 @@ def _answer_batch(
             record["error"] = reason
     if not places:
         return
-    inputs = inputs.to(model.device)
-
-    kept = [asked[place] for place in places]
+    inputs, kept = inputs.to(model.device), [asked[place] for place in places]
     answer_format = AnswerFormat.of(model.config)
+
+    def run(function: Callable, name: str, samples: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yield the place and the result of each row; for a row that fails, note the error in its records."""
+        for place, result in zip(places, in_halves(function, processor, kept, inputs, model.device), strict=True):
+            if not isinstance(result, str):
+                yield place, result
+                continue
+            for record in (cells[place][sample] for sample in samples):
+                record["error"] = "; ".join(filter(None, [record["error"], f"{name}{result}"]))
+
+    every = range(len(cells[0]))
     if branches == [False]:  # otherwise the router is asked together with the thinking branch
-
-        def route(inputs):
-            return model.route(**inputs).thinking_probability.tolist()
-
-        for place, result in zip(places, in_halves(route, processor, kept, inputs, model.device), strict=True):
+        for place, probability in run(
+            lambda batch: model.route(**batch).thinking_probability.tolist(), "router: ", every
+        ):
             for record in cells[place]:
-                if isinstance(result, str):
-                    _add_error(record, "router: ", result)
-                else:
-                    record["thinking_probability"] = result
+                record["thinking_probability"] = probability
     for branch in branches:
-        for sample in range(len(cells[0])):
+        for sample in every:
             # The first thinking answer asks the router too, which saves reading the prompt once more: at threshold 0 it
             # sends every question to the thinking branch.
             choice = {"thinking_threshold": 0.0} if branch is True and sample == 0 else {"thinking": branch}
@@ -193,23 +198,16 @@ def _answer_batch(
                 seconds = (time.perf_counter() - started) / count
                 return [(answer, seconds) for answer in answers]
 
-            for place, result in zip(places, in_halves(generate, processor, kept, inputs, model.device), strict=True):
-                record, row = cells[place][sample], rows[place]
-                if isinstance(result, str):
-                    _add_error(record, {True: "thinking: ", False: "non_thinking: ", None: ""}[branch], result)
-                    continue
-                answer, seconds = result
+            name = {True: "thinking: ", False: "non_thinking: ", None: ""}[branch]
+            for place, (answer, seconds) in run(generate, name, [sample]):
                 if answer.thinking_probability is not None:
                     for other in cells[place]:
                         other["thinking_probability"] = answer.thinking_probability
+                row = rows[place]
                 verdict = judge(answer.text, gold_answers(row), answer_format, verifier=row.get("verifier"))
                 values = {"correct": verdict.correct, "tokens": answer.tokens, "seconds": seconds, "text": answer.text}
                 mode = "thinking" if answer.thinking else "non_thinking"
-                record |= {f"{name}_{mode}": value for name, value in values.items()}
-
-
-def _add_error(record: dict, prefix: str, error: str) -> None:
-    record["error"] = "; ".join(filter(None, [record["error"], prefix + error]))
+                cells[place][sample] |= {f"{column}_{mode}": value for column, value in values.items()}
 
 
 def _has_answer(record: dict) -> bool:

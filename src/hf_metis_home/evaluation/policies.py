@@ -85,15 +85,14 @@ def policies_of(metrics: dict) -> list[Policy]:
     """The policies that appear in the metrics, ours first; dense models differ in shape and colour."""
     names = dict.fromkeys(name for cells in metrics["tasks"].values() for name in cells["policies"])
     ours = [policy for policy in OURS if policy.name in names]
-    dense = []
-    for number, name in enumerate(name for name in names if name not in {policy.name for policy in OURS}):
-        shape, color = DENSE_SHAPES[number % 2], DENSE_COLORS[number % 4]
-        dense.append(Policy(name, name, shape, color, "a dense model"))
-    return ours + dense
+    dense = [name for name in names if name not in {policy.name for policy in OURS}]
+    return ours + [
+        Policy(name, name, DENSE_SHAPES[number % 2], DENSE_COLORS[number % 4], "a dense model")
+        for number, name in enumerate(dense)
+    ]
 
 
 def own_policy(policies: dict) -> str | None:
     """The policy that a user of the model gets without choosing a mode."""
-    return next(
-        (name for name in ("router", "model", "thinking", "non_thinking") if policies.get(name) is not None), None
-    )
+    own = ("router", "model", "thinking", "non_thinking")
+    return next((name for name in own if policies.get(name) is not None), None)

@@ -34,9 +34,7 @@ def questions_of(rows: Sequence[dict], processor) -> list[Question]:
     for number, row in enumerate(rows):
         for column in ("prompt", "solution", "task"):
             if row.get(column) is None:
-                raise ValueError(
-                    f"Row {number} of `rows` has no {column!r}. Outcomes need `prompt`, `solution` and `task`."
-                )
+                raise ValueError(f"Row {number} of `rows` has no {column!r}; it needs `prompt`, `solution` and `task`.")
         if not is_conversation(row["prompt"]):
             shown = shorten(repr(row["prompt"]), 80)
             raise ValueError(
@@ -46,9 +44,7 @@ def questions_of(rows: Sequence[dict], processor) -> list[Question]:
         names = question_names(row, number)
         task, identity = names["task"], names["id"]
         if task == POOLED:
-            raise ValueError(
-                f"Row {number} of `rows` has the task {POOLED!r}, the name for all tasks together. Rename the task."
-            )
+            raise ValueError(f"Row {number} of `rows` has the task {POOLED!r}, which means all tasks. Rename it.")
         first = seen.setdefault((task, identity), number)
         if first != number:
             raise ValueError(

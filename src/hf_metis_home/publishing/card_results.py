@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..conversion.fingerprint import weights_fingerprint
 from ..evaluation.calibrated_model import check_same_weights
-from ..evaluation.metrics import evaluate_outcomes
+from ..evaluation.metrics import answer_format_of, evaluate_outcomes
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
 from ..reports.outcomes_folder import read_outcomes_folder
@@ -40,7 +40,7 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
     found = read_outcomes_folder(outcomes)
     run, weights = found.run, weights_fingerprint(folder)
     check_same_weights(found.path, weights)
-    metrics = evaluate_outcomes(found.outcomes, threshold)
+    metrics = evaluate_outcomes(found.outcomes, threshold, answer_format=answer_format_of(run))
     facts: dict = {
         "results": {task: row(cells) for task, cells in metrics["tasks"].items()},
         "measured": [*statement(metrics), how(run, threshold, weights)],

@@ -14,7 +14,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from .. import __version__
-from ..evaluation.metrics import evaluate_outcomes
+from ..evaluation.metrics import answer_format_of, evaluate_outcomes
 from ..evaluation.policies import policies_of
 from .figures import MARKERS, pareto_figure, reliability_rows, svg_uri, thinking_ratio_rows, write_plots
 from .hub_results import eval_results, model_index, write_eval_results
@@ -77,7 +77,9 @@ def write_report(
     if threshold is None:
         own = run.get("thinking_threshold")
         threshold, threshold_source = (own, "the model's own") if known(own) else (DEFAULT_THRESHOLD, "the default")
-    metrics = evaluate_outcomes(outcomes, threshold, baselines=dict(baselines or {}))
+    metrics = evaluate_outcomes(
+        outcomes, threshold, baselines=dict(baselines or {}), answer_format=answer_format_of(run)
+    )
     arguments = run.get("arguments") or {}
     model = Path(str(arguments.get("model_name_or_path") or "unnamed model")).resolve().name
     if command is None and arguments.get("output_dir"):

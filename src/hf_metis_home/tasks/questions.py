@@ -78,9 +78,7 @@ def load_questions(
             sources |= source
         else:
             found = stored_rows(_first(_row_format(word, split), limit))
-        rows += [
-            {**row, "id": str(index) if row.get("id") is None else str(row["id"])} for index, row in enumerate(found)
-        ]
+        rows += [{**row, "id": question_names(row, index)["id"]} for index, row in enumerate(found)]
     return rows, sources
 
 
@@ -190,12 +188,8 @@ def write_questions(rows: list[dict], path: str | Path) -> Path:
     import pyarrow
     from pyarrow import parquet
 
-    schema = pyarrow.schema(
-        [
-            *((name, pyarrow.string()) for name in ("task", "id", "subject", "question", "solution")),
-            ("image", pyarrow.binary()),
-        ]
-    )
+    texts = dict.fromkeys(("task", "id", "subject", "question", "solution"), pyarrow.string())
+    schema = pyarrow.schema(texts | {"image": pyarrow.binary()})
     with parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, len(rows), CHUNK):
             chunk = [_shown(row, number) for number, row in enumerate(rows[start : start + CHUNK], start)]

@@ -89,13 +89,12 @@ class TaskFile:
         """Raise an error if the dataset lacks a column."""
         known = {*rows.features, *rows.features.flatten()}
         for what, columns in self.columns.items():
-            for column in columns:
-                if column not in known:
-                    raise ValueError(
-                        f"{self.path}: `columns.{what}` is {column!r}, which {self.dataset} (split {self.split}) does "
-                        f"not have; it has {list(rows.features)}. Write your own task file "
-                        "with the right column, or set `revision` to a version of the dataset that has this one."
-                    )
+            if missing := [column for column in columns if column not in known]:
+                raise ValueError(
+                    f"{self.path}: `columns.{what}` is {missing[0]!r}, which {self.dataset} (split {self.split}) does "
+                    f"not have; it has {list(rows.features)}. Write your own task file with the right column, or set "
+                    "`revision` to a version of the dataset that has this one."
+                )
 
     def make_row(self, row: dict, index: int) -> dict:
         """A row of the row format. If the gold answer is unknown, its `error` says why."""
