@@ -37,7 +37,8 @@ def progress(description: str, total: float, unit: str = "") -> Iterator[Callabl
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    done, scale, shown_unit = 0.0, *((1e-6, " MB") if unit == "bytes" else (1, f" {unit}".rstrip()))
+    done = 0.0
+    scale, shown_unit = (1e-6, " MB") if unit == "bytes" else (1.0, f" {unit}".rstrip())
 
     def state() -> str:
         return f"{done * scale:,.0f} of {total * scale:,.0f}{shown_unit}"

@@ -39,7 +39,7 @@ def test_merge_and_back(tmp_path, dense):
     # The difference of two changes of rank 3 has rank 6.
     change_branch_kind(tmp_path / "ffn", tmp_path / "back", branch_kind="lora", branch_rank=6, max_error=1e-4)
     assert_same_answers(tmp_path / "back", hybrid)
-    with pytest.raises(ValueError, match="`branch_rank` is 1, .* would do"):
+    with pytest.raises(ValueError, match="`branch_rank` is 1, .* is enough"):
         change_branch_kind(tmp_path / "ffn", tmp_path / "small", branch_kind="lora", branch_rank=1)
     assert not (tmp_path / "small").exists()
 

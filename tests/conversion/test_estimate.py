@@ -170,14 +170,14 @@ def test_sources(tmp_path):
 
 def test_options_of_a_two_branch_model(tmp_path):
     save_config(tiny_hybrid().config, tmp_path)
-    with pytest.raises(ValueError, match=r"\['branch_rank'\] cannot be chosen: `model_name_or_path` is"):
+    with pytest.raises(ValueError, match=r"two branches already: drop \['branch_rank'\]"):
         estimate_memory(tmp_path, branch_rank=4, branch_kind=None)
 
 
 def test_router_alone(tmp_path):
     config = tiny_hybrid().config
     config.text_config.router_layer = config.text_config.num_hidden_layers
-    with pytest.raises(ValueError, match="`model_name_or_path` is .* a router alone"):
+    with pytest.raises(ValueError, match="`model_name_or_path` is .* a router export"):
         estimate_memory(save_config(config, tmp_path))
 
 

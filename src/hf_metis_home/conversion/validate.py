@@ -1,4 +1,4 @@
-"""Whether a two-branch folder is whole and agrees with itself. Its files are read; its code is never run."""
+"""Whether a two-branch folder is complete and consistent. Its files are read; its code never runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Check:
         name (`str`):
             What was checked.
         ok (`bool`, *optional*):
-            None where the check was not run, because one that it needs failed.
+            None if the check did not run, because one that it needs failed.
         detail (`str`):
-            What was found; where it failed, what is wrong and the remedy.
+            A remark; for a failed check what is wrong and the remedy.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Check:
     detail: str
 
 
-# Name, the checks without which it cannot run, and the function: it returns what it found, or raises what is wrong.
+# Name, the checks that must pass first, and the function, which returns a remark or raises what is wrong.
 CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Folder], str]], ...] = (
     ("configuration", (), check_configuration),
     ("files", (), check_files),
@@ -57,24 +57,24 @@ PARITY = ("dense parity", ("tensors", "finite values"), check_parity)
 
 def validate_checkpoint(model_name_or_path: str | Path, *, dense_model: str | Path | None = None) -> list[Check]:
     """
-    Check a two-branch folder: configuration, weights, code, processor and card, and that they agree.
+    Check a two-branch folder: configuration, weights, code, processor and card, and whether they agree.
 
-    Tensors are read one after another, so this needs the memory of the largest, and the time to read the files.
-    Nothing is fetched or written, and no code of the folder runs.
+    Tensors are read one at a time, so this needs memory for the largest, and the time to read all files. Nothing is
+    fetched or written, and no code of the folder runs.
 
     Args:
         model_name_or_path (`str` or `Path`):
-            Folder that `metis-home upcycle`, `save_hub_folder` or a trainer wrote, also one with the router alone.
+            Folder that `metis-home upcycle`, `save_hub_folder` or a trainer wrote, or a router export.
         dense_model (`str` or `Path`, *optional*):
-            Dense Qwen2.5-VL, folder or Hub repository, that both branches shall equal to the last bit: what holds after
-            upcycling it, and no more after training.
+            Dense Qwen2.5-VL, folder or Hub repository, that both branches should equal to the last bit. They do after
+            upcycling, but not after training.
 
     Returns:
         `list[Check]`: one per check, in a fixed order, whether it passed or not.
 
     Raises:
-        FileNotFoundError: `model_name_or_path` is no folder, or `dense_model` is missing.
-        ValueError: `dense_model` is not a whole dense checkpoint.
+        FileNotFoundError: `model_name_or_path` is not a folder, or `dense_model` is missing.
+        ValueError: `dense_model` is not a complete dense checkpoint.
 
     Example:
 
@@ -89,8 +89,8 @@ def validate_checkpoint(model_name_or_path: str | Path, *, dense_model: str | Pa
     folder = Folder(Path(model_name_or_path))
     if not folder.path.is_dir():
         raise FileNotFoundError(
-            f"`model_name_or_path` is {str(model_name_or_path)!r}, which is not a folder here. Give the path of one; "
-            "fetch a Hub repository first, with `hf download OWNER/NAME --local-dir FOLDER`."
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, which is not a local folder. Download Hub "
+            "repositories first, with `hf download OWNER/NAME --local-dir FOLDER`."
         )
     if dense_model is not None:
         folder.dense = open_checkpoint(dense_model, "dense_model")

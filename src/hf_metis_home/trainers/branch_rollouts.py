@@ -14,8 +14,8 @@ import torch
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
-from ..conversion.adapters import LowRankChange, add_change, low_rank_modules
 from ..conversion.checkpoint import LazyTensor
+from ..conversion.low_rank import LowRankDelta, add_delta, low_rank_modules
 from ..modeling.configuration_metis_home import BRANCHES, MetisHomeTextConfig
 
 
@@ -50,9 +50,9 @@ def dense_parameters(
         parts[half] = tensor.detach().clone()  # what is sharded is given back after its turn
         if len(parts) == 3:
             weight, A, B = (LazyTensor.of(parts[part]) for part in ("", "A", "B"))
-            change = LowRankChange(A, B, text_config.branch_alpha / text_config.branch_rank)
+            delta = LowRankDelta(A, B, text_config.branch_alpha / text_config.branch_rank)
             del waiting[module]
-            yield f"{module}.weight", add_change(weight, change).read()
+            yield f"{module}.weight", add_delta(weight, delta).read()
     if waiting:
         raise ValueError(f"The model has no whole weight or change of {sorted(waiting)}. Was it built by hand?")
 
