@@ -102,7 +102,7 @@ def test_through_the_command(tmp_path, kind, capsys):
         ([*ROWS, {"prompt": []}], r"`rows\[6\]` has no 'thinking'"),
         ([*ROWS, {"thinking": True}], r"`rows\[6\]` has no 'prompt'"),
         ([{**ROWS[0], "thinking": "yes"}], r"`rows\[0\]\['thinking'\]` is 'yes'"),
-        ([row("add", True), row("add", False)], "cannot tell the thinking from the non-thinking `rows`"),
+        ([row("add", True), row("add", False)], "cannot tell thinking from non-thinking `rows`"),
     ],
 )
 def test_bad_examples(hybrid, rows, message):

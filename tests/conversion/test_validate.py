@@ -384,14 +384,14 @@ def test_lora_parity(dense, tmp_path):
 
 def test_parity_with_another_model(folder, tmp_path):
     other = save(tmp_path / "other", *tiny_word_level(num_layers=1))
-    check_defect(folder, "dense parity", "have no counterpart of the same shape in `dense_model`", dense_model=other)
+    check_defect(folder, "dense parity", "do not match `dense_model`", dense_model=other)
 
 
 # Wrong calls
 
 
 def test_no_folder(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*absent', which is not a local folder"):
+    with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*absent', not a folder here"):
         validate_checkpoint(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="`dense_model` is .*absent'"):
         validate_checkpoint(folder, dense_model=tmp_path / "absent")

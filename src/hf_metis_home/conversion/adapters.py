@@ -93,8 +93,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            f"`{argument}` is {str(name_or_path)!r}, which holds no adapter_model.safetensors. Save the adapter with "
-            "PEFT's `save_pretrained`; pickles are not read."
+            f"`{argument}` is {str(name_or_path)!r}, which holds no adapter_model.safetensors. Save it again with PEFT."
         )
     config = PeftConfig.from_pretrained(str(folder))
     unfit = {

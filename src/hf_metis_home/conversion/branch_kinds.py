@@ -79,8 +79,7 @@ def _to_ffn(hybrid: Checkpoint) -> dict[str, LazyTensor]:
     text = hybrid.config.text_config
     if attention := [name for name in text.branch_projections if name in ATTENTION_PROJECTIONS]:
         raise ValueError(
-            f"The branches change {attention}, which feed-forward networks cannot hold. Keep 'lora', or export each "
-            "branch as a dense model."
+            f"The branches change {attention}, which 'ffn' branches cannot. Keep 'lora', or export to 'dense'."
         )
     deltas = {branch: branch_deltas(hybrid, branch) for branch in BRANCHES}
     tensors = {}

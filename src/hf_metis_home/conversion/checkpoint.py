@@ -146,8 +146,7 @@ def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: s
     if folder.is_dir():
         if not (folder / config_name).is_file():
             raise FileNotFoundError(
-                f"`{argument}` is {str(model_name_or_path)!r}, a folder without {config_name}. Pass the folder that "
-                "`save_pretrained` wrote, or a Hub repository id."
+                f"`{argument}` is {str(model_name_or_path)!r}, a folder without {config_name}. Pass a saved model."
             )
         return folder
     try:
@@ -179,10 +178,9 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
     if found != model_type:
         known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {known[found]}." if found in known else ""
-        hint += " `metis-home upcycle` makes a two-branch model of it." if found == DENSE else ""
+        hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {known[model_type]} "
-            f"({model_type!r}).{hint}"
+            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {known[model_type]}.{hint}"
         )
     config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
@@ -327,11 +325,16 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         if config.model_type == DENSE:
             model = Qwen2_5_VLForConditionalGeneration(config)
-        elif config.text_config.router_layer == config.text_config.num_hidden_layers:
+        elif is_router_only(config):
             model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router has no head
         else:
             model = MetisHomeForConditionalGeneration(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def is_router_only(config: PreTrainedConfig) -> bool:
+    """Whether a two-branch configuration is that of a router export: no layer is left for branches."""
+    return config.text_config.router_layer == config.text_config.num_hidden_layers
 
 
 def some(items: list[str]) -> str:

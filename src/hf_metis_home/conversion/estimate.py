@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, Qwen2_5_VLConfig
 
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import DENSE, HYBRID, expected_shapes
+from .checkpoint import DENSE, HYBRID, expected_shapes, is_router_only
 from .dense_export import dense_config
 from .hybrid_tensors import hybrid_config
 
@@ -105,16 +105,13 @@ def _configs(model_name_or_path: str | Path, options: dict) -> dict[str, PreTrai
     if config.model_type == HYBRID:
         if options:
             raise ValueError(
-                f"`model_name_or_path` is {str(model_name_or_path)!r}, which has two branches already: drop "
-                f"{sorted(options)}, or pass the dense model."
+                f"`model_name_or_path` is {str(model_name_or_path)!r}, a two-branch model. Drop {sorted(options)}."
             )
-        text = config.text_config
-        if text.router_layer == text.num_hidden_layers:
+        if is_router_only(config):
             raise ValueError(
-                f"`model_name_or_path` is {str(model_name_or_path)!r}, a router export, which neither answers nor "
-                "trains. Pass the two-branch model that it comes from, or the dense one."
+                f"`model_name_or_path` is {str(model_name_or_path)!r}, a router export. Pass the model that it is from."
             )
-        return {"dense": dense_config(config), text.branch_kind: config}
+        return {"dense": dense_config(config), config.text_config.branch_kind: config}
     if kind := options.pop("branch_kind", None):
         return {"dense": config, kind: hybrid_config(config, branch_kind=kind, **options)}
     no_rank = {name: value for name, value in options.items() if name not in ("branch_rank", "branch_projections")}
@@ -133,8 +130,7 @@ def _read_config(model_name_or_path: str | Path) -> PreTrainedConfig:
     classes = {DENSE: Qwen2_5_VLConfig, HYBRID: MetisHomeConfig}
     if (found := fields.get("model_type")) not in classes:
         raise ValueError(
-            f"`model_name_or_path` is {str(model_name_or_path)!r}, whose model_type is {found!r}, but must be one of "
-            f"{list(classes)}: a dense Qwen2.5-VL or a two-branch model."
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, of model_type {found!r}, not one of {list(classes)}."
         )
     return classes[found].from_dict(fields)
 

@@ -118,8 +118,7 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
         raise ValueError("`shared_from` is 'thinking', but `thinking_model` is not given. Pass one, or use 'base'.")
     if shared_from == "mean" and not own:
         raise ValueError(
-            "`shared_from` is 'mean', but neither `thinking_model` nor `non_thinking_model` is given. Pass one, or use "
-            "'base'."
+            "`shared_from` is 'mean', but there is no `thinking_model` or `non_thinking_model`. Pass one, or 'base'."
         )
     dense = sources["dense_model"]
     for argument in own:
@@ -129,8 +128,7 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
             found, wanted = (s[name].shape if name in s else "absent" for s in (sources[argument], dense))
             if found != wanted:
                 raise ValueError(
-                    f"`{argument}` and the dense model disagree on {name}: {found} against {wanted}. All sources must "
-                    "have the same sizes."
+                    f"`{argument}` and the dense model disagree on {name}: {found} against {wanted}. Sizes must match."
                 )
     tied = any("lm_head.weight" not in sources[argument] for argument in own)
     if shared_from != "base" and "lm_head.weight" in dense and tied:
@@ -145,8 +143,8 @@ def check_configs(configs: dict[str, Qwen2_5_VLConfig]) -> None:
             found, needed = getattr(getattr(config, part), field), getattr(getattr(dense, part), field)
             if found != needed:
                 raise ValueError(
-                    f"`{argument}` has {field}={found!r} in its {part}, but the dense model {needed!r}, and branches "
-                    "cannot differ there. Use sources of the same family."
+                    f"`{argument}` has {field}={found!r} in its {part}, but the dense model has {needed!r}."
+                    " Use sources of one family."
                 )
 
 

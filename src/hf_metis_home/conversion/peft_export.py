@@ -34,8 +34,7 @@ def write_peft(
     """Write a branch as an adapter over `base_model`; arguments and record as of [`export_checkpoint`]."""
     if base_model is None:
         raise ValueError(
-            "`base_model` is not given, and no upcycle.json says which dense model this was made from. Pass the dense "
-            "model that the adapter is for."
+            "`base_model` is not given, and no upcycle.json names one. Pass the dense model that the adapter is for."
         )
     base = open_checkpoint(base_model, "base_model")
     _check_shared(hybrid, base, str(base_model), branch)
@@ -53,10 +52,7 @@ def write_peft(
     }
     deltas, kept = approximate_differences(networks, base.tensors, rank, max_error)
     if not deltas:
-        raise ValueError(
-            f"`branch` is {branch!r}, which does not differ from the base model, so the adapter would be empty. Use "
-            "the base model itself."
-        )
+        raise ValueError(f"`branch` is {branch!r}, which does not differ from the base model. Use that instead.")
     write_adapter(folder, deltas, rank, rank, str(base_model))
     record |= {"rank": rank, "max_error": max_error, "energy_kept": kept}
     return record | ({"logit_error": _logit_error(hybrid.folder, branch, base, deltas)} if check_logits else {})

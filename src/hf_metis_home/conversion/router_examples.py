@@ -64,8 +64,7 @@ def initialise_router(model: MetisHomeForConditionalGeneration | MetisHomeModel,
     difference = thinking - non_thinking
     if difference.norm() < 1e-6 * features.norm(dim=1).mean():
         raise ValueError(
-            "The router cannot tell the thinking from the non-thinking `rows`. Give examples that differ in words or "
-            "images, or use a larger `router_layer`."
+            "The router cannot tell thinking from non-thinking `rows`. Make them differ more, or raise `router_layer`."
         )
     # Fisher's discriminant, scaled so that the means score MARGIN and -MARGIN.
     within = torch.cat([features[labels] - thinking, features[~labels] - non_thinking])  # [N, vectors * hidden_size]

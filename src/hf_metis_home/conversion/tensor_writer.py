@@ -26,8 +26,7 @@ def check_space(folder: Path, tensors: dict[str, LazyTensor]) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"`output_dir` needs {needed / 1e6:.1f} MB, but its disk has only {free / 1e6:.1f} MB free. Free some "
-            "space or choose another disk; nothing was written."
+            f"`output_dir` needs {needed / 1e6:.1f} MB, but its disk has {free / 1e6:.1f} MB free. Choose another disk."
         )
 
 

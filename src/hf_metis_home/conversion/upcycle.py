@@ -77,10 +77,9 @@ def upcycle(
     ```
     """
     models = {"dense_model": dense_model, "thinking_model": thinking_model, "non_thinking_model": non_thinking_model}
+    models = {argument: model for argument, model in models.items() if model is not None}
     sources = {}
     for argument, model in models.items():
-        if model is None:
-            continue
         if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.config.model_type != "qwen2_5_vl":
             raise ValueError(
                 f"`{argument}` is a {type(model).__name__}, but must be a dense Qwen2_5_VLForConditionalGeneration."
@@ -90,7 +89,7 @@ def upcycle(
         sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
     config = hybrid_config(dense_model.config, **options)
     tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
-    check_configs({argument: models[argument].config for argument in sources})
+    check_configs({argument: model.config for argument, model in models.items()})
     state = {name: tensor.read().clone() for name, tensor in tensors.items()}
     model, info = MetisHomeForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True

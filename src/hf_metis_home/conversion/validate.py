@@ -4,19 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import validate_files as files
+from . import validate_weights as weights
 from .checkpoint import open_checkpoint
-from .validate_files import check_card, check_code, check_processor, check_token_ids
-from .validate_weights import (
-    Folder,
-    check_calibration,
-    check_configuration,
-    check_dtypes,
-    check_files,
-    check_finite,
-    check_head,
-    check_parity,
-    check_tensors,
-)
+from .validate_weights import Folder
 
 
 @dataclass(frozen=True)
@@ -40,19 +31,19 @@ class Check:
 
 # Name, the checks that must pass first, and the function, which returns a remark or raises what is wrong.
 CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Folder], str]], ...] = (
-    ("configuration", (), check_configuration),
-    ("files", (), check_files),
-    ("tensors", ("configuration", "files"), check_tensors),
-    ("dtypes", ("files",), check_dtypes),
-    ("finite values", ("files",), check_finite),
-    ("calibration", ("configuration", "files"), check_calibration),
-    ("head", ("tensors",), check_head),
-    ("code", ("configuration",), check_code),
-    ("processor", (), check_processor),
-    ("token ids", ("configuration", "processor"), check_token_ids),
-    ("card", (), check_card),
+    ("configuration", (), weights.check_configuration),
+    ("files", (), weights.check_files),
+    ("tensors", ("configuration", "files"), weights.check_tensors),
+    ("dtypes", ("files",), weights.check_dtypes),
+    ("finite values", ("files",), weights.check_finite),
+    ("calibration", ("configuration", "files"), weights.check_calibration),
+    ("head", ("tensors",), weights.check_head),
+    ("code", ("configuration",), files.check_code),
+    ("processor", (), files.check_processor),
+    ("token ids", ("configuration", "processor"), files.check_token_ids),
+    ("card", (), files.check_card),
 )
-PARITY = ("dense parity", ("tensors", "finite values"), check_parity)
+PARITY = ("dense parity", ("tensors", "finite values"), weights.check_parity)
 
 
 def validate_checkpoint(model_name_or_path: str | Path, *, dense_model: str | Path | None = None) -> list[Check]:
@@ -89,8 +80,7 @@ def validate_checkpoint(model_name_or_path: str | Path, *, dense_model: str | Pa
     folder = Folder(Path(model_name_or_path))
     if not folder.path.is_dir():
         raise FileNotFoundError(
-            f"`model_name_or_path` is {str(model_name_or_path)!r}, which is not a local folder. Download Hub "
-            "repositories first, with `hf download OWNER/NAME --local-dir FOLDER`."
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, not a folder here. Run `hf download` first."
         )
     if dense_model is not None:
         folder.dense = open_checkpoint(dense_model, "dense_model")

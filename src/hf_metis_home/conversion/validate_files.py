@@ -11,7 +11,7 @@ from transformers import AutoProcessor
 
 from .. import modeling
 from ..modeling.configuration_metis_home import AUTO_MAP
-from .checkpoint import some
+from .checkpoint import is_router_only, some
 from .processor import prepare_processor
 from .validate_weights import AGAIN, Folder
 
@@ -26,7 +26,7 @@ TOKEN_FIELDS = (
 def check_code(folder: Folder) -> str:
     # From the file, which is what other programs read; the class fills in a missing map.
     auto_map = json.loads((folder.path / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
-    needed = {name for name in AUTO_MAP if not folder.is_router_only or name != "AutoModelForImageTextToText"}
+    needed = {name for name in AUTO_MAP if not is_router_only(folder.config) or name != "AutoModelForImageTextToText"}
     if missing := sorted(needed - auto_map.keys()):
         raise ValueError(f"`auto_map` in config.json lacks {missing}, which `trust_remote_code` needs. {AGAIN}")
     modules = {}
@@ -34,8 +34,7 @@ def check_code(folder: Folder) -> str:
         module, _, name = reference.rpartition(".")
         if "--" in module:
             raise ValueError(
-                f"`auto_map` in config.json points to another repository ({reference}). Save the model again with this "
-                "package installed, which writes the code into the folder."
+                f"`auto_map` in config.json points to another repository ({reference}). Save the model again."
             )
         _read_module(folder.path, module, modules)
         if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:

@@ -10,7 +10,7 @@ import torch
 from .._progress import progress
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import HYBRID, Checkpoint, LazyTensor, open_tensors, read_config, some, tensor_problems
+from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_router_only, open_tensors, read_config, some, tensor_problems
 from .fingerprint import calibration_problem
 
 
@@ -29,11 +29,6 @@ class Folder:
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     processor: Any = None
 
-    @property
-    def is_router_only(self) -> bool:
-        text = self.config.text_config
-        return text.router_layer == text.num_hidden_layers
-
 
 def check_configuration(folder: Folder) -> str:
     try:
@@ -41,7 +36,7 @@ def check_configuration(folder: Folder) -> str:
     except Exception as error:  # transformers checks the types of fields with its own exceptions
         raise ValueError(f"config.json cannot be used: {error} Correct it or save the model again.") from error
     text = folder.config.text_config
-    if folder.is_router_only:
+    if is_router_only(folder.config):
         return f"only a router, after {text.router_layer} layers"
     return f"{text.branch_kind} branches in layers {text.router_layer} to {text.num_hidden_layers - 1}"
 
@@ -63,40 +58,37 @@ def check_tensors(folder: Folder) -> str:
 
 def check_dtypes(folder: Folder) -> str:
     # The router is kept in fp32, and so are deltas from PEFT adapters.
-    apart = {name for name in folder.tensors if ".router." in name or ".lora_" in name}
-    types = {}
+    dtypes: dict[str, dict[torch.dtype, list[str]]] = {"": {}, "router": {}, "lora": {}}
     for name, tensor in folder.tensors.items():
-        if name not in apart:
-            types.setdefault(tensor.dtype, []).append(name)
-    if len(types) > 1:
-        counts = {str(dtype).removeprefix("torch."): len(names) for dtype, names in types.items()}
-        rare = min(types.values(), key=len)
+        part = "router" if ".router." in name else "lora" if ".lora_" in name else ""
+        dtypes[part].setdefault(tensor.dtype, []).append(name)
+    main = dtypes.pop("")
+    if len(main) > 1:
+        counts = {str(dtype).removeprefix("torch."): len(names) for dtype, names in main.items()}
+        rare = min(main.values(), key=len)
         raise ValueError(
             f"The weights have several dtypes, {counts}: {some(rare)}. Load the model with one `dtype` and save it."
         )
-    (dtype,) = types
-    if odd := [name for name in apart if folder.tensors[name].dtype not in (dtype, torch.float32)]:
-        raise ValueError(
-            f"{some(sorted(odd))}: neither the model's dtype {dtype} nor float32. Load the model and save it again."
-        )
-    types = {part: {folder.tensors[name].dtype for name in apart if part in name} for part in (".router.", ".lora_")}
-    others = [f"{part.strip('._')} {dtype}" for part, found in types.items() for dtype in found]
-    return ", ".join([str(dtype), *others]).replace("torch.", "")
+    (dtype,) = main
+    found = [(part, other, names) for part, groups in dtypes.items() for other, names in groups.items()]
+    for _, other, names in found:
+        if other not in (dtype, torch.float32):
+            raise ValueError(f"{some(names)}: neither the model's dtype {dtype} nor float32. Save the model again.")
+    return ", ".join([str(dtype), *(f"{part} {other}" for part, other, _ in found)]).replace("torch.", "")
 
 
 def check_finite(folder: Folder) -> str:
     tensors = _read_all("Reading weights", folder.tensors)
     if wrong := [name for name, tensor in tensors if not torch.isfinite(tensor).all()]:
         raise ValueError(
-            f"{len(wrong)} tensors hold NaN or infinite values: {some(wrong)}. Training diverged or the files are "
-            "damaged: go back to an earlier checkpoint or fetch the folder again."
+            f"{len(wrong)} tensors hold NaN or infinite values: {some(wrong)}. Go back to an earlier checkpoint."
         )
     return "no NaN or infinity"
 
 
 def check_head(folder: Folder) -> str:
     head = folder.tensors.get(HEAD)
-    if folder.is_router_only:
+    if is_router_only(folder.config):
         return "none, as expected of a router"
     if not folder.config.tie_word_embeddings:
         return "stored, not tied to the embeddings"
@@ -121,8 +113,7 @@ def check_parity(folder: Folder) -> str:
     shapes = {name: tensor.shape for name, tensor in dense.items()}
     if unlike := [name for name, other in compared.items() if shapes.get(other) != folder.tensors[name].shape]:
         raise ValueError(
-            f"{len(unlike)} tensors have no counterpart of the same shape in `dense_model`: {some(unlike)}. Pass the "
-            "model that was upcycled."
+            f"{len(unlike)} tensors do not match `dense_model`: {some(unlike)}. Pass the model that was upcycled."
         )
     differences = {group: [] for group in ("shared", *BRANCHES)}
     for name, tensor in _read_all("Comparing", {name: folder.tensors[name] for name in compared}):

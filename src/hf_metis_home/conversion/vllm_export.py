@@ -45,18 +45,16 @@ def write_vllm(hybrid: Checkpoint, upcycled: dict, staging: Path) -> dict:
         ValueError: the rank is larger than vLLM supports.
     """
     text = hybrid.config.text_config
-    rank = POINTER_RANK if text.branch_kind == "ffn" else text.branch_rank
+    ffn = text.branch_kind == "ffn"
+    rank = POINTER_RANK if ffn else text.branch_rank
     if rank > RANKS[-1]:
         raise ValueError(f"`branch_rank` is {rank}, but vLLM supports adapters only up to rank {RANKS[-1]}.")
     for name in (MODEL, ROUTER, *(f"{ADAPTERS}/{branch}" for branch in BRANCHES)):
         (staging / name).mkdir(parents=True)
     for branch in BRANCHES:
-        folder = staging / ADAPTERS / branch
-        if text.branch_kind == "ffn":
-            write_adapter(folder, _pointer(hybrid, branch), rank, rank, MODEL)
-        else:
-            write_adapter(folder, branch_deltas(hybrid, branch), rank, text.branch_alpha, MODEL)
-    if text.branch_kind == "ffn":
+        deltas = _pointer(hybrid, branch) if ffn else branch_deltas(hybrid, branch)
+        write_adapter(staging / ADAPTERS / branch, deltas, rank, rank if ffn else text.branch_alpha, MODEL)
+    if ffn:
         _write_gated(hybrid, staging / MODEL)
     else:
         write_dense(hybrid, "shared", upcycled, staging / MODEL)
