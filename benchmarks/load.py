@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.answers.matching import answers_match
-from hf_metis_home.answers.openings import END_THINK, THINK
 from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, TASKS, make_row
 
 
@@ -137,7 +136,7 @@ async def _ask(client: httpx.AsyncClient, question: Question, fields: dict) -> A
         raise RuntimeError(f"{client.base_url} broke off its answer to {fields} after {text!r}.")
     right = None
     if question.solution is not None:
-        given = parse_completion(content).answer
+        given = AnswerFormat().parse(content).final
         right = given is not None and answers_match(given, question.solution)
     text = bare(text)
     header = reply.headers.get
@@ -148,7 +147,7 @@ async def _ask(client: httpx.AsyncClient, question: Question, fields: dict) -> A
 
 def bare(text: str) -> str:
     """An answer without what engines that send a thought apart leave out or, where it is not closed, leave in."""
-    return text.replace(THINK, "").replace(END_THINK, "").removesuffix("<|im_end|>")
+    return text.replace("<think>", "").replace("</think>", "").removesuffix("<|im_end|>")
 
 
 def figures(answers: list[Answer], seconds: float) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ import torch
 from benchmarks.evidence import capacity, facts, joint, probes, story, summary
 from benchmarks.evidence.common import Results, answers, in_convention, load_base, questions, taught
 from benchmarks.evidence.paired import at_equal_tokens, difference
-from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.miniature.model import build_miniature
 from hf_metis_home.miniature.tasks import TASKS, make_dataset
 
@@ -51,7 +51,7 @@ def test_convention_changes_direct_answers_alone():
         if before["thinking"]:
             assert text == old
         else:
-            assert parse_completion(text).answer == in_convention("digits", before["solution"])
+            assert AnswerFormat().parse(text).answer == in_convention("digits", before["solution"])
         assert after["solution"] == before["solution"]
 
 

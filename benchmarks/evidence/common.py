@@ -15,7 +15,7 @@ from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditiona
 from trl import SFTConfig, SFTTrainer
 
 from hf_metis_home import MetisHomeConfig, upcycle
-from hf_metis_home.answers import opening_text, opening_token_ids, parse_completion, render_completion
+from hf_metis_home.answers import AnswerFormat, opening_text, opening_token_ids
 from hf_metis_home.conversion.processor import prepare_processor
 from hf_metis_home.data.prompts import conversation_of
 from hf_metis_home.demo.stages import LEARNING_RATE, training_arguments
@@ -119,7 +119,7 @@ def taught(rows: Dataset) -> Dataset:
     for row in rows.remove_columns("images"):
         completion = row["completion"]
         if not row["thinking"]:
-            text = render_completion(None, in_convention(row["task"], row["solution"]))
+            text = AnswerFormat().render(None, in_convention(row["task"], row["solution"]))
             completion = [{"role": "assistant", "content": text}]
         completions.append(completion)
     return rows.remove_columns("completion").add_column("completion", completions, feature=rows.features["completion"])
@@ -185,12 +185,12 @@ def answers(model, processor, rows: list[dict], tasks, forced: bool | None = Non
             model, processor, prompts(processor, asked, forced), max_new_tokens=MAX_ANSWER_TOKENS - opened, **options
         )
         texts = [opening + answer.text for answer in given]
-        parsed = [parse_completion(text) for text in texts]
+        parsed = [AnswerFormat().parse(text) for text in texts]
         gold = [
             in_convention(task, row["solution"]) if convention and not found.thought else row["solution"]
             for row, found in zip(asked, parsed, strict=True)
         ]
-        right = [p.answer is not None and exact_match(p.answer, g) for p, g in zip(parsed, gold, strict=True)]
+        right = [p.final is not None and exact_match(p.final, g) for p, g in zip(parsed, gold, strict=True)]
         found[task] = {
             "correct": "".join(str(int(value)) for value in right),
             "thought": "".join(str(int(bool(answer.thought))) for answer in parsed),

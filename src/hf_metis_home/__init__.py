@@ -11,6 +11,8 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _EXPORTS = {
+    "AnswerFormat": "answers",
+    "Completion": "answers",
     "MetisHomeConfig": "modeling",
     "MetisHomeForConditionalGeneration": "modeling",
     "MetisHomeGRPOConfig": "trainers",
@@ -26,8 +28,6 @@ _EXPORTS = {
     "export_checkpoint": "conversion",
     "format_reward": "rewards",
     "initialise_router": "conversion",
-    "parse_completion": "answers",
-    "render_completion": "answers",
     "thought_leak_penalty": "rewards",
     "upcycle": "conversion",
     "upcycle_checkpoint": "conversion",

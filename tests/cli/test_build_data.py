@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
         (["--top_p", "1.5", "--n_rollouts", "0"], "`--n_rollouts` is 0, but must be positive"),
         (["--expert_model", "big"], "belong together"),
         (["--model_revision", "v1", "--endpoint", "http://localhost:8000/v1"], "the server says which revision"),
-        (["--endpoint", "nowhere"], "`endpoint` is 'nowhere', which is no address"),
+        (["--endpoint", "nowhere"], "`endpoint` is 'nowhere', but must be an address"),
         (["--dataset", "missing.jsonl"], "`dataset` is 'missing.jsonl', which could not be read"),
         (
             ["--model_name_or_path", "missing/model"],

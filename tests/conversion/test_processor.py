@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from hf_metis_home.answers import render_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.conversion import prepare_processor
 from hf_metis_home.modeling import MetisHomeConfig
 
@@ -64,7 +64,7 @@ def test_forced_opening_is_token_equal_to_training_rows(prepared, thinking, answ
     _, processor, config = prepared
     messages = CONVERSATIONS["plain"]
     prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    completion = render_completion(answer if thinking else None, answer)
+    completion = AnswerFormat().render(answer if thinking else None, answer)
     # A trainer tokenises prompt and completion apart; a user tokenises prompt and opening together.
     tokenizer = processor.tokenizer
     row = tokenizer(prompt)["input_ids"] + tokenizer(completion)["input_ids"]
@@ -108,3 +108,20 @@ def test_unknown_template_is_kept_with_a_warning(caplog):
     assert processor.chat_template == template
     assert "has no `enable_thinking`" in caplog.text
     assert processor.tokenizer.decode(config.assistant_header_ids) == "[a]"
+
+
+def test_the_answer_format_is_written_and_openings_follow_it(prepared, tmp_path):
+    source, processor, config = prepared
+    assert config.answer_format == {"thinking_tags": ["<think>", "</think>"], "answer_tags": ["<answer>", "</answer>"]}
+    assert AnswerFormat.of(config) == AnswerFormat()
+    plain = MetisHomeConfig(answer_format={"thinking_tags": ["<think>", "</think>"], "answer_tags": None})
+    prepare_processor(source, plain)
+    plain.save_pretrained(tmp_path)
+    plain = MetisHomeConfig.from_pretrained(tmp_path)
+    assert AnswerFormat.of(plain) == AnswerFormat(answer_tags=None)
+    decode = source.tokenizer.decode
+    assert decode(plain.non_thinking_opening_ids) == "<think>\n\n</think>\n\n"
+    assert decode(plain.thinking_closing_ids) == "\n</think>\n\n"
+    messages = CONVERSATIONS["plain"]
+    prompt = source.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n")

@@ -33,7 +33,9 @@ class ChatServer(LocalServer):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     outer.requests.append(request)
-                    outer.headers.append({"path": self.path, **self.headers})
+                    outer.headers.append(
+                        {"path": self.path, **{name.title(): text for name, text in self.headers.items()}}
+                    )
                     outer._now += 1
                     outer.most_at_once = max(outer.most_at_once, outer._now)
                 time.sleep(delay)

@@ -5,6 +5,7 @@ import io
 from datasets import Dataset
 from PIL import Image
 
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.data.prompt_sets import PromptSet
 
 
@@ -47,6 +48,8 @@ WRONG = "<think>guess</think><answer>no idea</answer>"
 
 class ScriptedModel:
     """Answers prompt `number` with `answers(number)`, and counts what it was asked."""
+
+    answer_format = AnswerFormat()
 
     def __init__(self, answers, name: str = "scripted", stop_after: int | None = None):
         self.answers, self.settings, self.asked, self.stop_after = answers, {"model": name}, [], stop_after

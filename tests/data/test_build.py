@@ -6,7 +6,7 @@ import random
 import pytest
 from datasets import Dataset, load_dataset
 
-from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.data import check_row
 from hf_metis_home.data.build import build_data
 from hf_metis_home.data.dataset_folder import write_dataset_folder
@@ -38,11 +38,11 @@ def test_the_pass_rate_decides(tmp_path):
     for number, row in rows.items():
         check_row(row, number)
         assert row["thinking"] is True and row["task"] == "sums" and row["solution"] == str(number + 4)
-        thought = parse_completion(row["completion"][0]["content"]).thought
+        thought = AnswerFormat().parse(row["completion"][0]["content"]).thought
         assert thought == ("short" if number % 3 == 1 else "expert")
         assert [image.getpixel((0, 0)) for image in row["images"]] == ([(number, 0, 0)] if number % 2 else [])
     counts = {"prompts": 30, "always": 10, "sometimes": 10, "never": 10, "own_traces": 10, "expert_traces": 5}
-    counts |= {"no_expert": 5, "wrong_expert": 0, "no_trace": 0}
+    counts |= {"no_expert": 5, "wrong_expert": 0, "no_trace": 0, "malformed": 10}  # one bare number per third
     assert report["tasks"]["sums"] == {**counts, "mean_pass_rate": pytest.approx((10 + 10 * 0.5) / 30)}
     assert (report["rows"], report["thinking"], report["non_thinking"]) == (15, 15, 0)
 
@@ -62,7 +62,7 @@ def test_another_model_as_expert_is_asked_for_what_is_never_solved_alone(tmp_pat
     report = build_data(prompts, ScriptedModel(by_thirds), tmp_path / "out", expert=expert, other_mode_share=0.0)
     assert expert.asked == [2, 5]
     thoughts = {
-        number_of(row): parse_completion(row["completion"][0]["content"]).thought
+        number_of(row): AnswerFormat().parse(row["completion"][0]["content"]).thought
         for row in load(tmp_path / "out", tmp_path)
     }
     assert thoughts == {1: "short", 2: "expert", 4: "short", 7: "short", 8: "given"}
@@ -78,7 +78,7 @@ def test_what_is_always_right_can_answer_at_once(tmp_path):
     assert direct == {number for number in range(30) if number % 3 == 0}
     assert report["non_thinking"] == report["thinking"] == 10
     for row in rows:
-        parsed = parse_completion(row["completion"][0]["content"])
+        parsed = AnswerFormat().parse(row["completion"][0]["content"])
         assert (parsed.thought == "") == (not row["thinking"]) and parsed.answer == row["solution"]
 
 
@@ -197,6 +197,35 @@ def test_two_runs_do_not_share_a_work_file(tmp_path):
     first.close()
 
 
+def test_malformed_answers_are_wrong_and_counted(tmp_path):
+    answers = [right(1), "5", "<think>cut off", WRONG, f"{right(1)} or 6", "<answer>5</answer>"]
+    model = ScriptedModel(lambda number: answers)
+    report = build_data(prompt_set({"sums": 1}, start=1), model, tmp_path / "out", n_rollouts=6, other_mode_share=0.0)
+    counts = report["tasks"]["sums"]
+    assert (counts["malformed"], counts["sometimes"], counts["mean_pass_rate"]) == (3, 1, pytest.approx(2 / 6))
+    assert "malformed" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_rows_are_read_and_written_in_the_answer_format_of_the_model(tmp_path):
+    plain = AnswerFormat(answer_tags=None)
+    texts = {1: ["<think>\nlong way\n</think>\n\n5", "<think>short</think>5", "9"], 2: ["<think>6", "9"]}
+    model = ScriptedModel(lambda number: texts.get(number, "7"))
+    model.answer_format = plain
+    expert = ScriptedModel(lambda number: right(number, "expert"))
+    general = prompt_set({"ocr": 2}, "general dataset", start=200)
+    options = {"general": general, "expert": expert, "n_rollouts": 3, "other_mode_share": 0.0}
+    report = build_data(prompt_set({"sums": 3}, start=1), model, tmp_path / "out", **options)
+    rows = load(tmp_path / "out", tmp_path)
+    written = {number_of(row): row["completion"][0]["content"] for row in rows}
+    assert written[1] == "<think>\nshort\n</think>\n\n5" and written[200] == "<think>\n\n</think>\n\n204"
+    assert written[2] == "<think>\nexpert\n</think>\n\n6"
+    assert report["tasks"]["sums"]["malformed"] == 2
+    for index, row in enumerate(rows):
+        check_row(row, index, answer_format=plain)
+        with pytest.raises(ValueError, match="is not of the form <think>…</think><answer>…</answer>"):
+            check_row(row, index)
+
+
 def test_nothing_left_is_an_error_that_says_why(tmp_path):
     with pytest.raises(ValueError, match="No thinking row is left of 6 prompts: 6 were always.*expert_completion"):
         build_data(prompt_set({"sums": 6}), ScriptedModel(right), tmp_path / "out")
@@ -275,7 +304,7 @@ def test_the_card_says_what_is_known(tmp_path):
         command="metis-home build-data",
     )
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| sums | 3 | 0.67 | 9 | 3 | 3 | 3 | 0.500 | 3 | 0 | 0 | 3 | 0 |" in card
+    assert "| sums | 3 | 0.67 | 9 | 3 | 3 | 3 | 3 | 0.500 | 3 | 0 | 0 | 3 | 0 |" in card
     assert "| `n\\_rollouts` | 4 |" in card or "| `n_rollouts` | 4 |" in card
     assert "metis-home build-data" in card and card.startswith("---\n")
 
@@ -290,8 +319,11 @@ def test_the_card_says_what_is_known(tmp_path):
         ([{"prompt": "a", "solution": "a <think> b"}], "Row 0 .*'solution'.*contains '<think>'"),
         ([{"prompt": [{"role": "assistant", "content": "a"}], "solution": "7"}], "Row 0.*'prompt'.*last message"),
         ([{"prompt": "see <|image_pad|>", "solution": "7"}], "Row 0.*'prompt'.*spells out"),
-        ([{"prompt": "a", "images": ["missing.png"], "solution": "7"}], "Row 0.*'images': 'missing.png' is no file"),
-        ([{"prompt": "a", "solution": "7", "expert_completion": ["a"]}], "Row 0.*'expert_completion'.*is no text"),
+        (
+            [{"prompt": "a", "images": ["missing.png"], "solution": "7"}],
+            "Row 0.*'images': there is no file 'missing",
+        ),
+        ([{"prompt": "a", "solution": "7", "expert_completion": ["a"]}], "Row 0.*'expert_completion'.*is not text"),
     ],
 )
 def test_bad_prompts_are_errors_that_name_row_and_column(rows, message):

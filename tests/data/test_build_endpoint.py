@@ -111,7 +111,7 @@ def test_passing_trouble_is_overcome(problem):
 
 @pytest.mark.parametrize(
     ("problem", "message"),
-    [(500, "HTTP 500"), (b"rubbish", "no chat completion: rubbish"), (None, "closed connection")],
+    [(500, "HTTP 500"), (b"rubbish", "not a chat completion: rubbish"), (None, "disconnected")],
 )
 def test_lasting_trouble_ends_the_run_with_nothing_lost(tmp_path, problem, message):
     broken = threading.Event()
@@ -122,7 +122,9 @@ def test_lasting_trouble_ends_the_run_with_nothing_lost(tmp_path, problem, messa
     with ChatServer(answer) as server:
         broken.set()
         prompts = prompt_set({"sums": 12})
-        with pytest.raises(EndpointError, match=f"gave no answer by 'served' to row 7 in 5 tries: .*{message}.*again"):
+        with pytest.raises(
+            EndpointError, match=f"gave no answer from 'served' to row 7 in 5 tries: .*{message}.*again"
+        ):
             build_data(prompts, source(server, concurrency=2), tmp_path / "out", n_rollouts=2)
         lines = (tmp_path / "out.rollouts.jsonl").read_text().splitlines()
         kept = {json.loads(line)["index"] for line in lines[1:]}
@@ -171,7 +173,7 @@ def test_the_key_is_written_nowhere(tmp_path, monkeypatch):
 def test_a_server_that_is_not_there_is_found_out_before_anything_is_drawn(tmp_path):
     with ChatServer() as server:
         pass
-    with pytest.raises(EndpointError, match="gave no answer.*refused.*Look whether the server runs"):
+    with pytest.raises(EndpointError, match="gave no answer.*refused.*Check that the server runs"):
         build_data(prompt_set({"sums": 3}), source(server), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -208,7 +210,7 @@ def test_a_wait_that_the_server_asks_for_is_bounded(monkeypatch):
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/v1", "", "http://"])
 def test_an_address_that_is_none_is_an_error(url):
-    with pytest.raises(ValueError, match="`endpoint` is .* no address"):
+    with pytest.raises(ValueError, match="`endpoint` is .* must be an address"):
         EndpointRollouts(url, "served")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.conversion import upcycle
 from hf_metis_home.data.rollouts import NEVER, ModelRollouts, seed_of, with_system_prompt
 from hf_metis_home.miniature.model import build_miniature
@@ -66,6 +67,13 @@ def test_a_two_branch_model_answers_with_its_thinking_branch(miniature, monkeypa
     source = ModelRollouts(hybrid, processor, "hybrid", max_new_tokens=3)
     assert len(dict(source.roll_out(prompt_set({"sums": 3}), range(3), set(), 2))) == 3
     assert seen == [True]
+
+
+def test_the_answer_format_is_the_models_own(miniature):
+    assert rollouts(miniature).answer_format == AnswerFormat()
+    hybrid = upcycle(miniature[0], processor=miniature[1])
+    hybrid.config.answer_format = {"thinking_tags": ["<t>", "</t>"], "answer_tags": None}
+    assert ModelRollouts(hybrid, miniature[1], "hybrid").answer_format == AnswerFormat(("<t>", "</t>"), None)
 
 
 def test_a_system_prompt_takes_the_place_of_another():

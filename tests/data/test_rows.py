@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from hf_metis_home.answers import render_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.data import TRAINING_COLUMNS, check_columns, check_row
 
 
@@ -12,7 +12,7 @@ def row(**changes):
     return {
         "prompt": [{"role": "user", "content": "what color is the shape?"}],
         "images": [],
-        "completion": [{"role": "assistant", "content": render_completion("7-3=4;", "4")}],
+        "completion": [{"role": "assistant", "content": AnswerFormat().render("7-3=4;", "4")}],
         "thinking": True,
         **changes,
     }
@@ -111,7 +111,7 @@ def test_bad_rows_are_named(bad, column, message):
 def test_a_missing_column_is_named(column):
     short = row()
     del short[column]
-    with pytest.raises(ValueError, match=f"^Row 3 of the dataset, column '{column}': missing. Rows for training need"):
+    with pytest.raises(ValueError, match=f"^Row 3 of the dataset, column '{column}': missing. Training rows need"):
         check_row(short, 3)
     with pytest.raises(ValueError, match=f"^The training dataset has no column '{column}'; it has .*row format"):
         check_columns(list(short), "training dataset")

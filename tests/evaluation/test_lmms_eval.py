@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.conversion import save_hub_folder
 from hf_metis_home.evaluation import answer_rows
 from tests.evaluation import test_answering as test_accuracy
@@ -44,7 +44,7 @@ def test_requests(hybrid, tmp_path, word, thinking):
     ]
     expected = []
     for record in answer_rows(*hybrid, ROWS, thinking=thinking, max_new_tokens=5):
-        parsed = parse_completion(record.text).answer
+        parsed = AnswerFormat().parse(record.text).final
         expected.append(record.text if parsed is None else parsed)
     assert model.generate_until(requests) == expected
 

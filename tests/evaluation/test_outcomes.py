@@ -116,7 +116,7 @@ def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
         ("<think></think><answer>Yes</answer>", "yes", False),
         ("<think>4", "4", False),
         ("4", "4", False),
-        ("<answer></answer>", "", True),
+        ("<answer></answer>", "", False),  # an empty answer is malformed
     ],
 )
 def test_the_default_match_is_equality_to_the_letter(text, solution, right):
@@ -281,9 +281,9 @@ def test_a_row_judges_by_its_solutions_or_its_verifier(hybrid):
 
     import hf_metis_home.evaluation.answering as accuracy
 
-    parsed = accuracy.parse_completion(text)
+    parsed = accuracy.AnswerFormat().parse(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accuracy, "parse_completion", lambda text: replace(parsed, answer="4"))
+        patch.setattr(accuracy.AnswerFormat, "parse", lambda self, text: replace(parsed, final="4"))
         assert not judged() and not judged(solutions=["wrong"]) and judged(solutions=["wrong", "right"])
         assert judged(verifier=lambda answer: answer == "4") and not judged(verifier=lambda answer: answer == "5")
 

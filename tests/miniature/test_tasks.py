@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from hf_metis_home.answers import parse_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.data import check_row
 from hf_metis_home.miniature.images import SPLITS, digit_cells, digit_grid, shape_captions, shape_questions, word_of
 from hf_metis_home.miniature.tasks import (
@@ -27,7 +27,7 @@ def drawn(task: str, count: int = 60, split: str = "train", **kwargs) -> list[di
 
 
 def steps_of(row: dict) -> str:
-    return parse_completion(row["completion"][0]["content"]).thought
+    return AnswerFormat().parse(row["completion"][0]["content"]).thought
 
 
 def calculated(step: str) -> int:
@@ -42,7 +42,7 @@ def test_rows_are_valid_and_every_word_is_a_token(task):
         check_row(row, index)
         assert row["task"] == task and row["thinking"] == (task in THINKING_TASKS)
         text = row["completion"][0]["content"]
-        assert parse_completion(text).answer == row["solution"]
+        assert AnswerFormat().parse(text).answer == row["solution"]
         for part in (text, row["prompt"][0]["content"]):
             assert processor.tokenizer.unk_token_id not in processor.tokenizer(part)["input_ids"]
 

@@ -5,18 +5,18 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLProcessor
 
-from hf_metis_home import render_completion
+from hf_metis_home import AnswerFormat
 from hf_metis_home.miniature.model import CHAT_TEMPLATE, build_miniature
 from hf_metis_home.miniature.tokenizer import LETTERS, PHRASES, SPECIAL_TOKENS, build_tokenizer
 from tests.fixtures_text import word_level_processor
 
 
 ANSWERS = {
-    "direct": render_completion(None, "yes"),
-    "letters": render_completion(None, "a b z q"),
-    "caption": render_completion(None, "teal rectangle"),
-    "steps": render_completion("6604;6606;6+6=2;2-0=2;2*8=6;", "6"),
-    "prose": render_completion("read the top digit, there is no letters: 4 / (2 - 1) > 3.\nyes", "red circle"),
+    "direct": AnswerFormat().render(None, "yes"),
+    "letters": AnswerFormat().render(None, "a b z q"),
+    "caption": AnswerFormat().render(None, "teal rectangle"),
+    "steps": AnswerFormat().render("6604;6606;6+6=2;2-0=2;2*8=6;", "6"),
+    "prose": AnswerFormat().render("read the top digit, there is no letters: 4 / (2 - 1) > 3.\nyes", "red circle"),
 }
 
 

@@ -86,6 +86,10 @@ def test_image_features_that_do_not_match(hybrid):
     [
         ({"thinking_threshold": 1.2}, "`thinking_threshold` is 1.2"),
         ({"thinking_threshold": "half"}, "`thinking_threshold` is 'half'"),
+        ({"answer_format": {"thinking_tags": ["<think>", "</think>"]}}, "`answer_format` is .* must be .*answer_tags"),
+        ({"answer_format": {"thinking_tags": ["<think>"], "answer_tags": None}}, "`answer_format` is"),
+        ({"answer_format": {"thinking_tags": ["<think>", ""], "answer_tags": None}}, "`answer_format` is"),
+        ({"answer_format": {"thinking_tags": "<>", "answer_tags": None}}, "`answer_format` is"),
         ({"text_config": text_config(branch_kind="moe")}, "`branch_kind` is 'moe'"),
         ({"text_config": text_config(router_layer=4)}, "`router_layer` is 4, .* below the number of decoder layers"),
         ({"text_config": text_config(router_layer=-1)}, "`router_layer` is -1"),

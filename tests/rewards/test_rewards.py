@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_metis_home.answers import render_completion
-from hf_metis_home.answers.format import TAGS
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.rewards import accuracy_reward, format_reward, get_soft_overlong_punishment, thought_leak_penalty
 
 
+TAGS = AnswerFormat().tags
 without_tags = st.text(max_size=60).filter(lambda text: not any(tag in text for tag in TAGS))
 results = without_tags.filter(str.strip)
 pieces = st.lists(
@@ -136,7 +136,7 @@ def test_these_win(text):
 
 @given(without_tags, results)
 def test_what_is_rendered_is_well_formed(thought, answer):
-    text = render_completion(thought, answer)
+    text = AnswerFormat().render(thought, answer)
     assert format_reward([text], thinking=[bool(thought.strip())]) == [1.0]
     assert format_reward([text], thinking=[not thought.strip()]) == [0.0]
 
@@ -144,7 +144,7 @@ def test_what_is_rendered_is_well_formed(thought, answer):
 @settings(deadline=None)
 @given(without_tags, results.filter(lambda text: text.strip(" .,:;\"'“”‘’$\\()[]{}*`!?")))
 def test_the_gold_answer_wins_and_a_second_block_never_does(thought, gold):
-    text = render_completion(thought, gold)
+    text = AnswerFormat().render(thought, gold)
     assert accuracy_reward([text + "<answer>x</answer>", f"{text}<answer>{gold}</answer>"], [gold] * 2) == [0.0, 0.0]
     assert accuracy_reward([f"<think>{thought}{gold}</think>"], [gold]) == [0.0]
     assert accuracy_reward([f"<think>{thought}<answer>{gold}</answer></think>"], [gold]) == [0.0]
@@ -174,11 +174,11 @@ def test_any_text_gets_a_reward(text, thinking):
         ("<think>cut off", "7", -1.0),
         ("<think></think><think>a</think><answer>7</answer>", "7", -1.0),
         ("<think></think><answer>never closed 3 + 4 = 7", "7", 0.0),
-        (render_completion(None, "3 + 4 is seven, because " * 4), "7", -1.0),
-        (render_completion(None, "3\n4\n\nsum\n7"), "7", -1.0),
-        (render_completion(None, "3\n4\n7"), "7", 0.0),
-        (render_completion(None, "a long caption " * 20), "a long caption " * 20, 0.0),
-        (render_completion(None, "3 + 4 is seven, because " * 4), None, 0.0),
+        (AnswerFormat().render(None, "3 + 4 is seven, because " * 4), "7", -1.0),
+        (AnswerFormat().render(None, "3\n4\n\nsum\n7"), "7", -1.0),
+        (AnswerFormat().render(None, "3\n4\n7"), "7", 0.0),
+        (AnswerFormat().render(None, "a long caption " * 20), "a long caption " * 20, 0.0),
+        (AnswerFormat().render(None, "3 + 4 is seven, because " * 4), None, 0.0),
     ],
 )
 def test_thought_leak_penalty(text, gold, penalty):
@@ -193,11 +193,11 @@ def test_long_answers_are_punished_softly():
 HOSTILE = [
     "<think>" + "(" * 3_000_000,
     "<answer>" * 300_000,
-    render_completion("a", "9^{9^{9^9}}"),
-    render_completion("a", "(" * 2_000_000 + ")"),
-    render_completion("a", "((x+1)^{9999}+1)^{9999}"),
-    render_completion("\\frac{" * 200_000, r"\binom{10^{9}}{10^{8}} + x"),
-    render_completion("a", "{" * 100 + "x" + "}" * 100),
+    AnswerFormat().render("a", "9^{9^{9^9}}"),
+    AnswerFormat().render("a", "(" * 2_000_000 + ")"),
+    AnswerFormat().render("a", "((x+1)^{9999}+1)^{9999}"),
+    AnswerFormat().render("\\frac{" * 200_000, r"\binom{10^{9}}{10^{8}} + x"),
+    AnswerFormat().render("a", "{" * 100 + "x" + "}" * 100),
 ]
 
 
@@ -211,7 +211,7 @@ def test_hostile_completions_take_seconds_and_win_nothing():
 
 def test_rewards_work_outside_the_main_thread():
     found = []
-    text = render_completion("a", "1 + x^2")
+    text = AnswerFormat().render("a", "1 + x^2")
     thread = threading.Thread(target=lambda: found.extend(accuracy_reward([text, DIRECT], solution=["x^2 + 1"] * 2)))
     thread.start()
     thread.join(timeout=60)
@@ -220,7 +220,7 @@ def test_rewards_work_outside_the_main_thread():
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_rewards_work_in_a_daemon_process_as_of_a_data_loader(method):
-    text = render_completion("a", "2 + x^2")
+    text = AnswerFormat().render("a", "2 + x^2")
     assert accuracy_reward([text], solution=["x^2 + 2"]) == [1.0]
     with multiprocessing.get_context(method).Pool(1) as pool:
         result = pool.apply_async(accuracy_reward, ([text, text], ["x^2 + 2", "x^2 + 3"]))
@@ -235,7 +235,7 @@ def test_rewards_can_be_sent_to_another_process():
 def test_a_process_that_asked_ends_and_its_worker_with_it():
     code = (
         "from hf_metis_home.rewards import answers_match; from hf_metis_home.answers import expressions;"
-        "print(answers_match('y + x', 'x + y'), expressions._worker.process.pid)"
+        "print(answers_match('y + x', 'x + y'), expressions._worker.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     verdict, process_id = done.stdout.split()

@@ -3,7 +3,7 @@
 from datasets import Dataset
 from PIL import Image
 
-from hf_metis_home.answers import render_completion
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.conversion import upcycle
 from hf_metis_home.trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
 from hf_metis_home.trainers.parameter_groups import group_of
@@ -16,7 +16,9 @@ THOUGHTS = ("7-3=4;", "read the digits in the image, calculate the sum;")
 
 def row(index: int, thinking: bool, images: int) -> dict:
     """A row unlike its neighbours: in question, in number and colour of images, in length of answer."""
-    text = render_completion(THOUGHTS[index % 2], str(index % 10)) if thinking else render_completion(None, "yes")
+    text = (
+        AnswerFormat().render(THOUGHTS[index % 2], str(index % 10)) if thinking else AnswerFormat().render(None, "yes")
+    )
     return {
         "prompt": [{"role": "user", "content": QUESTIONS[index % 3]}],
         "images": [Image.new("RGB", (56, 56), (index * 37 % 256, 90 * image, 60)) for image in range(images)],

@@ -1,18 +1,18 @@
 """
-Whether two mathematical expressions are equal, by math-verify, whatever they are.
+Whether two mathematical expressions are equal, by math-verify.
 
-Some expressions take for ever or all memory (`9^{9^{9^9}}`). math-verify stops them with an alarm signal, which only
-the main thread of a process can have and which does not interrupt a long step in C. So it runs in a process of its own,
-one per process that asks: any thread may ask, a process that was forked starts another, and what hangs is killed.
+Some expressions take forever or use up all memory (`9^{9^{9^9}}`). math-verify stops them with an alarm signal, which
+works only in the main thread of a process and cannot interrupt a long step in C. So math-verify runs in a process of
+its own, one for each process that asks: any thread may ask, a forked process starts another one, and a process that
+hangs is killed.
 """
 
+import contextlib
 import json
 import os
-import selectors
 import subprocess
 import sys
 import threading
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from .._extras import require_extra
 
 
 SCRIPT = Path(__file__).with_name("expression_worker.py")
-START_SECONDS = 120  # importing sympy from a cold disk takes its time
-REPLY_SECONDS = 6  # past the alarms of the worker
+START_SECONDS = 120  # importing sympy from a cold disk is slow
+REPLY_SECONDS = 6  # longer than the alarms of the worker
+
+_lock = threading.Lock()
+_worker: subprocess.Popen | None = None
 
 
 @lru_cache(maxsize=8192)
@@ -34,7 +37,7 @@ def expressions_equal(answer: str, solution: str) -> bool:
             LaTeX without dollar signs, or plain text such as `x^2 + 1`.
 
     Returns:
-        `bool`: False as well where math-verify cannot read one of the two, or takes longer than `REPLY_SECONDS`.
+        `bool`: also False if math-verify cannot read one of the two, or takes longer than `REPLY_SECONDS`.
 
     Raises:
         ImportError: math-verify is not installed.
@@ -50,81 +53,59 @@ def expressions_equal(answer: str, solution: str) -> bool:
     """
     global _worker
     with _lock:
-        for _ in range(2):
-            if _worker is None:
-                require_extra("train", "math_verify")
-                _worker = _Worker()
-            try:
-                _worker.send([answer, solution])
-                break
-            except BrokenPipeError:  # it ended since the last question; that says nothing about this one
-                _close()
-        reply = None if _worker is None else _worker.read_line(REPLY_SECONDS)
-        if reply is None:
+        if _worker is None or _worker.poll() is not None:
             _close()
-        return reply == b"1"
+            _worker = _start()
+        reply = _ask(_worker, json.dumps([answer, solution]) + "\n", REPLY_SECONDS)
+        if not reply:
+            _close()
+        return reply == "1\n"
 
 
-class _Worker:
-    """A running `expression_worker.py`."""
-
-    def __init__(self):
-        # A session of its own: Ctrl-C is for the process that asks. It ends with its standard input.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", str(SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
+def _start() -> subprocess.Popen:
+    require_extra("train", "math_verify")
+    # In a session of its own, so that Ctrl-C does not reach it. It ends when its standard input is closed.
+    command = [sys.executable, "-P", "-W", "ignore", str(SCRIPT)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    if _ask(worker, "", START_SECONDS) != "ready\n":
+        worker.kill()
+        raise RuntimeError(
+            f"The process that compares expressions did not start within {START_SECONDS} s; see its output above. Run "
+            f"`{sys.executable} -P {SCRIPT}`: it should print `ready`."
         )
-        self.received = b""
-        if self.read_line(START_SECONDS) != b"ready":
-            self.kill()
-            raise RuntimeError(
-                f"The process that compares expressions did not start within {START_SECONDS} s; what it said stands "
-                f"above. Try `{sys.executable} -P {SCRIPT}`, which should print `ready`."
-            )
-
-    def send(self, pair: list[str]) -> None:
-        self.process.stdin.write(json.dumps(pair).encode() + b"\n")
-        self.process.stdin.flush()
-
-    def read_line(self, seconds: float) -> bytes | None:
-        """The next line, or None where there is none in time."""
-        deadline = time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self.received:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    return None
-                if not (chunk := os.read(self.process.stdout.fileno(), 4096)):
-                    return None
-                self.received += chunk
-        line, _, self.received = self.received.partition(b"\n")
-        return line
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.stdout.close()
-        try:
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass
-        self.process.wait()
+    return worker
 
 
-_lock = threading.Lock()
-_worker: _Worker | None = None
+def _ask(worker: subprocess.Popen, question: str, seconds: float) -> str:
+    """The next line of the worker; "" if it is dead, or was killed because it took too long."""
+    timer = threading.Timer(seconds, worker.kill)
+    timer.start()
+    try:
+        worker.stdin.write(question)
+        worker.stdin.flush()
+        return worker.stdout.readline()
+    except BrokenPipeError:
+        return ""
+    except BaseException:  # Ctrl-C: the reply must not be taken for that to the next question
+        worker.kill()
+        raise
+    finally:
+        timer.cancel()
 
 
 def _close() -> None:
     global _worker
     if _worker is not None:
         _worker.kill()
+        _worker.wait()
+        _worker.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            _worker.stdin.close()
     _worker = None
 
 
 def _forget() -> None:
-    """In a forked process: the parent's worker is not ours, and its lock may have been held."""
+    """In a forked process: the worker is the parent's, and its lock may be held."""
     global _lock, _worker
     _lock, _worker = threading.Lock(), None
 

@@ -17,12 +17,14 @@ An answer has to commit itself: of several numbers or choices none wins.
 """
 
 import re
+from itertools import accumulate
 
 from .expressions import expressions_equal
-from .format import ANSWER, END_ANSWER, TAGS, parse_completion
+from .format import AnswerFormat
 from .quantities import quantities_match, read_quantity, split_unit
 
 
+TAGS = AnswerFormat().tags
 MAX_LENGTH = 1000  # characters beyond those of the gold answer: a longer answer is not read
 MAX_EXPRESSION, MAX_DEPTH = 300, 8  # math-verify takes a second for ten brackets in each other
 
@@ -84,17 +86,6 @@ def answers_match(answer: str, solution: str) -> bool:
     return bool(given) and _match(given, gold)
 
 
-def final_answer(text: str) -> str | None:
-    """
-    The answer that a completion commits itself to, or None: it needs exactly one answer block, closed, after the
-    thought and with nothing behind it.
-    """
-    text = text.rstrip()
-    if text.count(ANSWER) != 1 or text.count(END_ANSWER) != 1 or not text.endswith(END_ANSWER):
-        return None
-    return parse_completion(text).answer
-
-
 def gold_text(solution: str, name: str = "`solution`") -> str:
     """
     A gold answer without what it is wrapped in. An error, which calls it `name`, where nothing is there.
@@ -102,8 +93,8 @@ def gold_text(solution: str, name: str = "`solution`") -> str:
     if not isinstance(solution, str):
         raise ValueError(f"{name} is {solution!r}, but must be text. Write the gold answer as a string.")
     gold = solution.strip()
-    if gold.startswith(ANSWER) and gold.endswith(END_ANSWER):
-        gold = gold[len(ANSWER) : -len(END_ANSWER)]
+    if gold.startswith(TAGS[2]) and gold.endswith(TAGS[3]):
+        gold = gold.removeprefix(TAGS[2]).removesuffix(TAGS[3])
     gold = _bare(gold)
     if not gold or not _normal(gold):
         raise ValueError(f"{name} is {solution!r}, which holds no answer. Give the gold answer, or drop the row.")
@@ -184,10 +175,9 @@ def _lists(given: str, gold: str) -> bool | None:
 
 
 def _elements(text: str) -> list[str]:
-    """What commas outside brackets, and `and` and `or`, separate."""
-    depth, parts = 0, [""]
-    for character in re.sub(r"\s*,?\s+(?:and|or)\s+|\s*\\text\s*\{\s*(?:and|or)\s*\}\s*", ",", text):
-        depth += (character in "([{") - (character in ")]}")
+    """The parts between commas outside brackets, `and` and `or`."""
+    text, parts = re.sub(r"\s*,?\s+(?:and|or)\s+|\s*\\text\s*\{\s*(?:and|or)\s*\}\s*", ",", text), [""]
+    for character, depth in zip(text, _depths(text), strict=True):
         if character in ",;" and depth == 0:
             parts.append("")
         else:
@@ -195,23 +185,20 @@ def _elements(text: str) -> list[str]:
     return [_bare(part) for part in parts]
 
 
+def _depths(text: str) -> list[int]:
+    """How many brackets are open after each character."""
+    return list(accumulate((character in "([{") - (character in ")]}") for character in text))
+
+
 def _is_a_result(given: str, gold: str) -> bool:
     """Whether an answer is one expression, short enough to be read, that does more than repeat a task."""
-    if len(given) > MAX_EXPRESSION or "$" in given or "\\boxed" in given or _depth(given) > MAX_DEPTH:
+    if len(given) > MAX_EXPRESSION or "$" in given or "\\boxed" in given or max(_depths(given), default=0) > MAX_DEPTH:
         return False
     if re.search(r"\d\s+\d|\d{21}", given):  # math-verify adds `24 1` up
         return False
     if WORK.search(given) and not WORK.search(gold):
         return False
     return given.count("=") <= gold.count("=") or ("=" not in gold and NAMED.fullmatch(given) is not None)
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _latex(text: str) -> str:
@@ -241,15 +228,12 @@ def _bare(text: str) -> str:
 
 
 def _boxed(text: str) -> str | None:
-    r"""What stands in a `\boxed{}` around all of a text."""
+    r"""The inside of a `\boxed{}` around all of a text."""
     if not text.startswith("\\boxed{") or not text.endswith("}"):
         return None
-    depth, inner = 0, text[len("\\boxed{") : -1]
-    for character in inner:
-        depth += (character == "{") - (character == "}")
-        if depth < 0:
-            return None
-    return inner if depth == 0 else None
+    inner = text[len("\\boxed{") : -1]
+    depths = list(accumulate((character == "{") - (character == "}") for character in inner))
+    return inner if min(depths, default=0) == 0 and depths[-1:] in ([], [0]) else None
 
 
 def _normal(text: str) -> str:

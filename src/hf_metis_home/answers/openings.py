@@ -1,82 +1,48 @@
-"""
-The text of an answer: `<think>steps</think><answer>result</answer>`, or `<think></think><answer>result</answer>` from
-the non-thinking branch (arXiv 2510.20519). Rendering, and the openings that force one or the other.
-"""
+"""The fixed tokens of an answer format: how an answer of either mode begins, and how a thought ends."""
 
-from .format import ANSWER, END_ANSWER, END_THINK, TAGS, THINK
+from .format import AnswerFormat
 
 
-# How an answer can go on after a tag: each may join the tag's last characters into another token.
+FORMAT = AnswerFormat()
+# Texts that can follow a tag: a tokenizer may merge the tag's last characters with any of them.
 PROBES = ("First", "7", "(x", " a", "  a", "\nb", "\n\nb", ".", ">", "<b", "-1", "é", "中", "\\frac", "$x", '"q"', "'s")
 
 
-def render_completion(thought: str | None, answer: str) -> str:
+def opening_token_ids(tokenizer, thinking: bool, answer_format: AnswerFormat = FORMAT) -> list[int]:
     """
-    The text of an answer.
+    The first tokens that all answers of a mode share.
 
-    Args:
-        thought (`str`, *optional*):
-            The steps; None or `""` for a direct answer.
-        answer (`str`):
-            The result.
-
-    Raises:
-        ValueError: a tag inside the thought or the answer, or an answer without text.
-
-    Example:
-
-    ```python
-    >>> from hf_metis_home import render_completion
-
-    >>> render_completion(None, "yes")
-    '<think></think><answer>yes</answer>'
-    ```
-    """
-    thought = thought or ""
-    for name, text in (("thought", thought), ("answer", answer)):
-        if found := [tag for tag in TAGS if tag in text]:
-            raise ValueError(
-                f"`{name}` contains {found[0]!r}; the tags of the format cannot stand inside it. Remove it."
-            )
-    if not answer.strip():
-        raise ValueError(f"`answer` is {answer!r}, but an answer needs text.")
-    return f"{THINK}{thought}{END_THINK}{ANSWER}{answer}{END_ANSWER}"
-
-
-def opening_token_ids(tokenizer, thinking: bool) -> list[int]:
-    """
-    The first tokens that every answer of a mode shares, whatever comes next.
-
-    A byte-level BPE may join the end of a tag to what follows it (`<think>First` has a token `>First`), so the opening
-    can stop inside a tag: an opening that spelled the tag out would show the model tokens it has never been trained on.
+    A byte-level BPE may merge the end of a tag with the text after it (`<think>First` has a token `>First`), so the
+    opening can stop inside a tag. An opening with the whole tag would show the model tokens it never saw in training.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The model's tokenizer.
         thinking (`bool`):
             The mode.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The tags that the model writes.
 
     Returns:
         `list[int]`: token ids; those of one mode may begin like those of the other.
     """
-    return _shared_beginning(
-        tokenizer, [render_completion(probe, "7") if thinking else render_completion(None, probe) for probe in PROBES]
-    )
+    render = answer_format.render
+    return _shared_beginning(tokenizer, [render(text, "7") if thinking else render(None, text) for text in PROBES])
 
 
-def opening_text(tokenizer, thinking: bool) -> str:
+def opening_text(tokenizer, thinking: bool, answer_format: AnswerFormat = FORMAT) -> str:
     """The text of [`opening_token_ids`]."""
-    return tokenizer.decode(opening_token_ids(tokenizer, thinking))
+    return tokenizer.decode(opening_token_ids(tokenizer, thinking, answer_format))
 
 
-def closing_token_ids(tokenizer) -> list[int]:
+def closing_token_ids(tokenizer, answer_format: AnswerFormat = FORMAT) -> list[int]:
     """
     The tokens that close a thought and open the answer, whatever the answer, after a thought that ends with a digit.
 
-    After other characters the first of them may be joined to the thought (`.</`).
+    After other characters the first of them may be merged with the end of the thought (`.</`).
     """
-    thought = f"{THINK}4"
-    shared = _shared_beginning(tokenizer, [f"{thought}{END_THINK}{ANSWER}{probe}{END_ANSWER}" for probe in PROBES])
+    shared = _shared_beginning(tokenizer, [answer_format.render("4", text) for text in PROBES])
+    thought = answer_format.render("4", "7").partition(answer_format.thinking_tags[1])[0].rstrip()
     return shared[len(tokenizer(thought, add_special_tokens=False)["input_ids"]) :]
 
 

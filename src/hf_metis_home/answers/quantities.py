@@ -57,22 +57,7 @@ UNITS = {
     for name in names.split()
 }  # fmt: skip
 OFTEN_VARIABLES = set("ahjknvw")  # units where they stand apart: `5 N`, but not `2n`
-NO_UNITS = {
-    "or",
-    "and",
-    "nor",
-    "not",
-    "either",
-    "maybe",
-    "perhaps",
-    "to",
-    "but",
-    "vs",
-    "over",
-    "plus",
-    "minus",
-    "times",
-}
+NO_UNITS = set("or and nor not either maybe perhaps to but vs over plus minus times".split())
 
 
 @dataclass(frozen=True)

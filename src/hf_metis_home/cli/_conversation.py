@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..answers import shown_parts
+from ..answers import AnswerFormat
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ class Conversation:
         turn.decision = self._decide(inputs, opening)
         on_decision(turn.decision)
 
+        answer_format = AnswerFormat.of(self.model.config)
+
         class Streamer(TextStreamer):
             def put(self, value):
                 turn.tokens += 0 if self.next_tokens_are_prompt else value.numel()
@@ -153,7 +155,7 @@ class Conversation:
 
             def on_finalized_text(self, text: str, stream_end: bool = False):
                 turn.text += text
-                turn.thought, turn.answer = shown_parts(turn.text, opening)
+                turn.thought, turn.answer = answer_format.split(opening + turn.text, finished=stream_end)
                 on_text(turn.thought, turn.answer)
 
         streamer = Streamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -199,12 +199,14 @@ def _print_tasks(tasks: dict[str, dict | None]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("task", "always", "sometimes", "never", "pass rate", "own", "expert's", "lost", title="Prompts")
+    columns = ("task", "always", "sometimes", "never", "malformed", "pass rate", "own", "expert's", "lost")
+    table = Table(*columns, title="Prompts")
     for task, counts in tasks.items():
         if counts is not None:
             lost = counts["no_trace"] + counts["no_expert"] + counts["wrong_expert"]
-            numbers = [counts[name] for name in ("always", "sometimes", "never")] + [f"{counts['mean_pass_rate']:.3f}"]
-            table.add_row(task, *map(str, [*numbers, counts["own_traces"], counts["expert_traces"], lost]))
+            numbers = [counts[name] for name in ("always", "sometimes", "never", "malformed")]
+            rate = f"{counts['mean_pass_rate']:.3f}"
+            table.add_row(task, *map(str, [*numbers, rate, counts["own_traces"], counts["expert_traces"], lost]))
     Console().print(table)
 
 

@@ -8,7 +8,7 @@ the source model's does; set, it also opens the answer with the first tokens of 
 import json
 import logging
 
-from ..answers import closing_token_ids, opening_text, opening_token_ids
+from ..answers import AnswerFormat, closing_token_ids, opening_text, opening_token_ids
 
 
 logger = logging.getLogger(__name__)
@@ -31,25 +31,26 @@ def prepare_processor(processor, config) -> None:
         processor ([`~transformers.Qwen2_5_VLProcessor`]):
             The source model's processor. A template with an unknown ending is kept, with a warning.
         config ([`MetisHomeConfig`]):
-            Gets `assistant_header_ids`, `end_of_turn_id`, `thinking_opening_ids`, `non_thinking_opening_ids` and
-            `thinking_closing_ids`.
+            Gets `answer_format` (the default, if it has none), and for that format `assistant_header_ids`,
+            `end_of_turn_id`, `thinking_opening_ids`, `non_thinking_opening_ids` and `thinking_closing_ids`.
     """
-    tokenizer = processor.tokenizer
+    tokenizer, answer_format = processor.tokenizer, AnswerFormat.of(config)
+    config.answer_format = {name: tags and list(tags) for name, tags in vars(answer_format).items()}
     messages = [{"role": "user", "content": "?"}]
     closed = processor.apply_chat_template(messages, tokenize=False)
     opened = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     header = opened.removeprefix(closed)
     config.assistant_header_ids = tokenizer(header, add_special_tokens=False)["input_ids"]
     config.end_of_turn_id = tokenizer.eos_token_id
-    config.thinking_opening_ids = opening_token_ids(tokenizer, thinking=True)
-    config.non_thinking_opening_ids = opening_token_ids(tokenizer, thinking=False)
-    config.thinking_closing_ids = closing_token_ids(tokenizer)
+    config.thinking_opening_ids = opening_token_ids(tokenizer, thinking=True, answer_format=answer_format)
+    config.non_thinking_opening_ids = opening_token_ids(tokenizer, thinking=False, answer_format=answer_format)
+    config.thinking_closing_ids = closing_token_ids(tokenizer, answer_format)
 
     template = processor.chat_template
     if template.rstrip().endswith(SOURCE_ENDING):
         # `json.dumps` gives a Jinja string literal, whatever the tokenizer's text.
-        ending = ENDING.replace("NON_THINKING", json.dumps(opening_text(tokenizer, thinking=False)))
-        ending = ending.replace("THINKING", json.dumps(opening_text(tokenizer, thinking=True)))
+        ending = ENDING.replace("NON_THINKING", json.dumps(opening_text(tokenizer, False, answer_format)))
+        ending = ending.replace("THINKING", json.dumps(opening_text(tokenizer, True, answer_format)))
         processor.chat_template = template.rstrip().removesuffix(SOURCE_ENDING) + ending
     elif "enable_thinking" not in template:
         logger.warning(

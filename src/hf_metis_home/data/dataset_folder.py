@@ -1,12 +1,15 @@
-"""A folder that `datasets.load_dataset` reads: Parquet files and a card with what is known about the rows."""
+"""A folder that `datasets.load_dataset` reads: Parquet files and a dataset card."""
 
 from pathlib import Path
 
+from ..answers import AnswerFormat
 from ..hub_templates.cards import PLACEHOLDER, hub_id, plain_text
 from ..hub_templates.marked_sections import new_card
+from .prompts import conversation_of
 from .rows import check_row
 
 
+FORMAT = AnswerFormat()
 ROWS_PER_FILE = 2000
 DATASET_TAGS = ["metis-home", "hybrid-thinking"]
 COLUMNS = {
@@ -14,6 +17,7 @@ COLUMNS = {
     "always": "always right",
     "sometimes": "sometimes",
     "never": "never",
+    "malformed": "malformed answers",
     "mean_pass_rate": "mean pass rate",
     "own_traces": "own traces",
     "expert_traces": "expert's",
@@ -23,30 +27,47 @@ COLUMNS = {
 }
 
 
-def write_dataset_folder(folder: Path, rows: list[dict], report: dict, facts: dict, command: str | None) -> None:
+def write_dataset_folder(
+    folder: Path,
+    rows: list[dict],
+    report: dict,
+    facts: dict,
+    command: str | None,
+    answer_format: AnswerFormat = FORMAT,
+) -> None:
     """
     Write rows as `data/train-*.parquet` and `README.md`.
 
     Args:
         folder (`Path`):
-            Exists and is empty.
+            An empty folder.
         rows (`list[dict]`):
-            Rows of the row format, images as dicts with `bytes`; all are checked.
+            Training rows, images as dicts with `bytes`. All of them are checked.
         report (`dict`):
             What [`~data.build.build_data`] returns.
         facts (`dict`):
-            Settings for the card.
+            Settings to show on the card.
         command (`str`, *optional*):
-            For the card.
+            Command line to show on the card.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The format that completions must have.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Features, Image, List, Value
 
     for index, row in enumerate(rows):
-        check_row(row, index)
-    as_parts = any(isinstance(message["content"], list) for row in rows for message in row["prompt"])
-    if as_parts:
+        check_row(row, index, answer_format=answer_format)
+    text = content = Value("string")
+    if any(isinstance(message["content"], list) for row in rows for message in row["prompt"]):
         rows = [{**row, "prompt": _in_parts(row)} for row in rows]
-    features = _features(as_parts)
+        content = List({"type": text, "text": text})
+    features = Features(
+        prompt=List({"role": text, "content": content}),
+        images=List(Image()),
+        completion=List({"role": text, "content": text}),
+        thinking=Value("bool"),
+        solution=text,
+        task=text,
+    )
     (folder / "data").mkdir()
     count = -(-len(rows) // ROWS_PER_FILE)
     for number in range(count):
@@ -57,61 +78,44 @@ def write_dataset_folder(folder: Path, rows: list[dict], report: dict, facts: di
 
 
 def _in_parts(row: dict) -> list[dict]:
-    """A prompt with parts for content in every message, since a column has one type."""
-    images, messages = len(row["images"]), []
-    for message in row["prompt"]:
-        content = message["content"]
-        if isinstance(content, str):
-            places = images if message["role"] == "user" else 0
-            content = [{"type": "image"}] * places + [{"type": "text", "text": content}]
-        if message["role"] == "user":
-            images = 0
-        messages.append({"role": message["role"], "content": content})
-    return messages
-
-
-def _features(as_parts: bool):
-    from datasets import Features, Image, List, Value
-
-    text = Value("string")
-    content = List({"type": text, "text": text}) if as_parts else text
-    return Features(
+    """A prompt with a list of parts as the content of every message, because a column has one type."""
+    return [
         {
-            "prompt": List({"role": text, "content": content}),
-            "images": List(Image()),
-            "completion": List({"role": text, "content": text}),
-            "thinking": Value("bool"),
-            "solution": text,
-            "task": text,
+            "role": message["role"],
+            "content": [
+                {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
+                for part in message["content"]
+            ],
         }
-    )
+        for message in conversation_of(row)
+    ]
 
 
 def _card(rows: list[dict], report: dict, facts: dict, command: str | None) -> str:
-    facts = {name: value for name, value in facts.items() if value is not None and name != "endpoint"}
     for name in ("model", "expert"):
-        if name in facts:
-            facts[name] = hub_id(facts[name]) or "a local one"
-    by_task: dict[str, list[bool]] = {}
-    for row in rows:
-        by_task.setdefault(row["task"], []).append(row["thinking"])
-    lines = [
+        if facts.get(name) is not None:
+            facts = {**facts, name: hub_id(facts[name]) or "a local one"}
+    about = [
         "# Rows for Stage-SFT",
         "",
         f"{report['rows']} rows, {report['thinking']} thinking and {report['non_thinking']} non-thinking, in the row "
-        "format of hf_metis_home: `prompt`, `images`, `completion`, `thinking`, `solution`, `task`. Made with "
+        "format of hf_metis_home: `prompt`, `images`, `completion`, `thinking`, `solution`, `task`. Built with "
         "`metis-home build-data` by pass rate (arXiv 2510.20519).",
         "",
-        "| task | rows | thinking share | " + " | ".join(COLUMNS.values()) + " |",
+        f"| task | rows | thinking share | {' | '.join(COLUMNS.values())} |",
         "|---|" + "---:|" * (2 + len(COLUMNS)),
     ]
     for task, counts in report["tasks"].items():
-        modes = by_task.get(task, [])
-        share = f"{sum(modes) / len(modes):.2f}" if modes else ""
-        cells = [_cell((counts or {}).get(name)) for name in COLUMNS]
-        lines.append(f"| {plain_text(task)} | {len(modes)} | {share} | " + " | ".join(cells) + " |")
-    made = ["## How they were made", "", "| setting | value |", "|---|---|"]
-    made += [f"| `{name}` | {plain_text(value)} |" for name, value in facts.items()]
+        modes = [row["thinking"] for row in rows if row["task"] == task]
+        cells = [len(modes), f"{sum(modes) / len(modes):.2f}" if modes else ""]
+        cells += [_cell((counts or {}).get(name)) for name in COLUMNS]
+        about.append(f"| {plain_text(task)} | {' | '.join(map(str, cells))} |")
+    made = ["## How they were built", "", "| setting | value |", "|---|---|"]
+    made += [
+        f"| `{name}` | {plain_text(value)} |"
+        for name, value in facts.items()
+        if value is not None and name != "endpoint"
+    ]
     if command is not None:
         made += ["", "```bash", command, "```"]
     metadata = {
@@ -119,11 +123,11 @@ def _card(rows: list[dict], report: dict, facts: dict, command: str | None) -> s
         "task_categories": ["image-text-to-text"],
         "size_categories": [size_category(len(rows))],
     }
-    return new_card(metadata, {"about": "\n".join(lines), "use": use_section(None), "made": "\n".join(made)})
+    return new_card(metadata, {"about": "\n".join(about), "use": use_section(None), "made": "\n".join(made)})
 
 
 def use_section(repo: str | None) -> str:
-    """How rows are loaded from a repository of the Hub, whose id may not be known."""
+    """How to load the rows from the Hub; with a placeholder if the repository is not known."""
     return f"""## Use
 
 ```python
@@ -136,7 +140,7 @@ print(rows[0]["thinking"], rows[0]["completion"])
 
 
 def size_category(count: int) -> str:
-    """The Hub's name for a number of rows."""
+    """The Hub's size category for a number of rows."""
     limits = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
     return next((name for limit, name in limits if count < limit), "10M<n<100M")
 

@@ -1,19 +1,17 @@
-"""Answers drawn from a server that speaks the OpenAI protocol (`/v1/chat/completions`): vLLM, SGLang, and others."""
+"""Rollouts from a server with the OpenAI protocol (`/v1/chat/completions`): vLLM, SGLang and others."""
 
 import base64
 import io
 import json
 import os
-import queue
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..answers.format import ANSWER, END_ANSWER, END_THINK, THINK
+from .._extras import require_extra
+from ..answers.format import AnswerFormat
 from .prompts import conversation_of
 from .rollouts import seed_of, with_system_prompt
 
@@ -23,34 +21,37 @@ LONGEST_WAIT = 60.0  # seconds between two tries, whatever a server asks for
 
 
 class EndpointError(ConnectionError):
-    """A server that cannot be reached, refuses, or answers in another form."""
+    """A server that cannot be reached, refuses the request, or sends something else than a chat completion."""
 
 
 class EndpointRollouts:
     """
-    Draws answers over HTTP, several at a time.
+    Samples answers over HTTP, several at a time.
 
     Args:
         url (`str`):
             Up to and with `/v1`, e.g. `http://localhost:8000/v1`.
         name (`str`):
-            The model's name there.
+            The model's name on the server.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
-            Environment variable with the key, where one is needed. The key is written nowhere.
+            Environment variable with the key, if the server needs one. The key is never written anywhere.
         temperature, top_p, max_new_tokens, seed, system_prompt:
             As for [`~data.rollouts.ModelRollouts`].
         concurrency (`int`, *optional*, defaults to 16):
-            Requests at a time.
+            Most requests at a time.
         timeout (`float`, *optional*, defaults to 600.0):
-            Seconds to wait for an answer.
+            Seconds that a server may stay silent.
         tries (`int`, *optional*, defaults to 5):
-            How often a request is made before the run stops.
+            How often a request is sent before the run stops.
         pause (`float`, *optional*, defaults to 1.0):
-            Seconds before the second try; doubled before each further one.
+            Seconds before the second try, doubled before each further one.
 
     Raises:
-        ValueError: `url` is no address, or holds a password.
+        ImportError: the `openai` package is not installed.
+        ValueError: `url` is not an address, or contains a password.
     """
+
+    answer_format = AnswerFormat()
 
     def __init__(
         self,
@@ -68,20 +69,30 @@ class EndpointRollouts:
         tries: int = 5,
         pause: float = 1.0,
     ):
+        require_extra("train", "openai")
+        from openai import DefaultHttpxClient, OpenAI
+
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"`endpoint` is {url!r}, which is no address. Give one such as http://localhost:8000/v1.")
+            raise ValueError(f"`endpoint` is {url!r}, but must be an address such as http://localhost:8000/v1.")
         if parts.password or parts.query:
             raise ValueError(
-                f"`endpoint` holds more than an address of {parts.hostname}; it would be written into files. Put the "
-                f"key into the environment variable {api_key_env}."
+                f"`endpoint` contains more than an address of {parts.hostname}, and it would be written into files. "
+                f"Put the key into the environment variable {api_key_env}."
             )
-        # Behind a proxy these names would be the proxy's own machine.
+        self.url, self.key = url.rstrip("/").removesuffix("/chat/completions"), os.environ.get(api_key_env)
+        # Through a proxy these names would mean the proxy's own machine.
         here = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        self._opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if here else [])
-        self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self.api_key_env, self.concurrency, self.timeout = api_key_env, concurrency, timeout
-        self.tries, self.pause, self._stop = tries, pause, threading.Event()
+        # No retries in the client: it would not retry a broken reply, nor could its waits be interrupted.
+        self._client = OpenAI(
+            base_url=self.url,
+            api_key=self.key or "EMPTY",
+            timeout=timeout,
+            max_retries=0,
+            http_client=DefaultHttpxClient(trust_env=not here),
+        )
+        self.api_key_env, self.concurrency, self.tries, self.pause = api_key_env, concurrency, tries, pause
+        self._stop = threading.Event()
         self.settings: dict[str, Any] = {
             "model": name,
             "endpoint": url,
@@ -93,57 +104,47 @@ class EndpointRollouts:
         }
 
     def probe(self, row: dict) -> None:
-        """Ask for one token of an answer to a prompt, images included, and raise what is wrong."""
+        """Ask for one token of an answer to a prompt, images included, and raise an error if that fails."""
         self._stop.clear()
         self._ask(self._request(row, 1) | {"max_tokens": 1}, 2, "row 0")
 
     def roll_out(self, rows, indices: Sequence[int], done: set[int], count: int) -> Iterator[tuple[int, list[str]]]:
         """
-        Answers to prompts, as [`~data.rollouts.ModelRollouts.roll_out`] gives them but in the order in which they come.
+        Answers to prompts, like [`~data.rollouts.ModelRollouts.roll_out`] but in the order in which they arrive.
 
         Raises:
-            EndpointError: after all tries; what was answered meanwhile has been yielded.
+            EndpointError: after all tries; answers to other prompts that were under way are yielded first.
         """
-        todo = iter([index for index in indices if index not in done])
-        results, lock = queue.SimpleQueue(), threading.Lock()
         self._stop.clear()
+        lock, first_error = threading.Lock(), None
 
-        def work() -> None:
-            while not self._stop.is_set():
+        def answer(index: int):
+            if self._stop.is_set():
+                return None
+            try:
                 with lock:
-                    index = next(todo, None)
-                    row = None if index is None else rows[index]
-                if index is None:
-                    break
-                try:
-                    results.put((index, self._answers(row, index, count)))
-                except BaseException as error:  # raised again where the results are read
-                    results.put((index, error))
-            results.put(None)
+                    row = rows[index]
+                return index, self._answers(row, index, count)
+            except Exception as error:  # raised below, once the requests under way are answered
+                self._stop.set()
+                return error
 
-        # Daemons, so that Ctrl-C does not wait for replies.
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(self.concurrency)]
-        for worker in workers:
-            worker.start()
-        running, first_error = len(workers), None
-        try:
-            while running:
-                result = results.get()
-                if result is None:
-                    running -= 1
-                elif isinstance(result[1], BaseException):
-                    first_error = first_error or result[1]
-                    self._stop.set()
-                else:
-                    yield result
-        finally:
-            self._stop.set()
+        # The pool's threads are daemons, and leaving it does not wait for them: Ctrl-C ends at once.
+        with ThreadPool(self.concurrency) as pool:
+            try:
+                for result in pool.imap_unordered(answer, [index for index in indices if index not in done]):
+                    if isinstance(result, Exception):
+                        first_error = first_error or result
+                    elif result is not None:
+                        yield result
+            finally:
+                self._stop.set()
         if first_error is not None:
             raise first_error
 
     def _answers(self, row: dict, index: int, count: int) -> list[str]:
         texts = []
-        while len(texts) < count:  # some servers give one answer, whatever `n` says
+        while len(texts) < count:  # some servers send one answer, whatever `n` says
             request = self._request(row, count - len(texts))
             request["seed"] = seed_of(self.settings["seed"], index, len(texts))
             texts += self._ask(request, self.tries, f"row {index}")
@@ -164,69 +165,49 @@ class EndpointRollouts:
 
     def _ask(self, request: dict, tries: int, what: str) -> list[str]:
         """The texts of a reply, after some tries."""
+        from openai import APIConnectionError, APIStatusError
+
         for attempt in range(1, tries + 1):
-            wait_for = self.pause * 2 ** (attempt - 1)
+            wait, final = self.pause * 2 ** (attempt - 1), attempt == tries
             try:
-                return self._texts(self._post(request))
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code}: {self._excerpt(error.read(2000))}"
-                if error.code not in WORTH_ANOTHER_TRY:
-                    raise self._error(what, problem, attempt) from None
-                if (asked := error.headers.get("Retry-After", "")).isdigit():
-                    wait_for = max(wait_for, float(asked))
-            except (OSError, ValueError) as error:  # unreachable, cut off, too slow, or of another form
-                problem = self._excerpt(str(getattr(error, "reason", error)).encode()) or type(error).__name__
-            if attempt < tries and self._stop.wait(min(wait_for, LONGEST_WAIT)):
+                return self._texts(self._client.chat.completions.with_raw_response.create(**request).text)
+            except APIStatusError as error:
+                problem = f"HTTP {error.status_code}: {error.response.text}"
+                final = final or error.status_code not in WORTH_ANOTHER_TRY
+                if (asked := error.response.headers.get("Retry-After", "")).isdigit():
+                    wait = max(wait, float(asked))
+            except (APIConnectionError, ValueError) as error:  # unreachable, cut off, silent, or a broken reply
+                problem = str(error.__cause__ or error)
+            if final or self._stop.wait(min(wait, LONGEST_WAIT)):
                 break
-        raise self._error(what, problem, attempt)
+        raise EndpointError(
+            f"{self.url} gave no answer from {self.settings['model']!r} to {what} in {attempt} "
+            f"{'try' if attempt == 1 else 'tries'}: {self._excerpt(problem)}. Check that the server runs, serves that "
+            f"model and accepts these prompts, and that {self.api_key_env} is set if it needs a key. Answers so far "
+            "are kept: run the same command again to continue."
+        )
 
-    def _post(self, request: dict) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.api_key_env):
-            headers["Authorization"] = f"Bearer {key}"
-        message = urllib.request.Request(self.url, data=json.dumps(request).encode(), headers=headers, method="POST")
-        deadline, chunks = time.monotonic() + self.timeout, []
-        with self._opener.open(message, timeout=self.timeout) as reply:
-            while chunk := reply.read1(65536):
-                chunks.append(chunk)
-                if time.monotonic() > deadline:  # the socket's own limit counts from byte to byte
-                    raise TimeoutError(f"no whole reply within {self.timeout:g} s")
-        return b"".join(chunks)
-
-    def _texts(self, body: bytes) -> list[str]:
+    def _texts(self, body: str) -> list[str]:
         try:
-            texts = [_text(choice["message"]) for choice in json.loads(body)["choices"]]
+            texts = [self._text(choice["message"]) for choice in json.loads(body)["choices"]]
         except (ValueError, KeyError, TypeError, AttributeError):
             texts = []
         if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"a reply that is no chat completion: {self._excerpt(body)}")
+            raise ValueError(f"the reply is not a chat completion: {body}")
         return texts
 
-    def _excerpt(self, body: bytes) -> str:
-        text = " ".join(body.decode("utf-8", "replace").split())
-        if key := os.environ.get(self.api_key_env):
-            text = text.replace(key, "***")
-        return text[:300]
+    def _text(self, message: dict) -> str:
+        """The text of a message. A thought in a field of its own goes back into the text, in tags."""
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        content = (message.get("content") if thought else message["content"]) or ""  # null if an answer was cut off
+        think, end_think, begin, end = self.answer_format.tags
+        if not thought or think in content:
+            return content
+        return f"{think}{thought}{end_think}{content if begin in content else begin + content.strip() + end}"
 
-    def _error(self, what: str, problem: str, attempts: int) -> EndpointError:
-        name, tries = self.settings["model"], "try" if attempts == 1 else "tries"
-        return EndpointError(
-            f"{self.url} gave no answer by {name!r} to {what} in {attempts} {tries}: {problem}. "
-            f"Look whether the server runs, serves that model and takes these prompts, and whether {self.api_key_env} "
-            "is set where it needs a key. What was answered is kept: run again to go on."
-        )
-
-
-def _text(message: dict) -> str:
-    """
-    What a message says. Servers that take the thought out of the text give it in a field of its own; it comes back into
-    the text, and what is left into answer tags where it has none.
-    """
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    content = (message.get("content") if thought else message["content"]) or ""  # null where an answer was cut off
-    if not thought or THINK in content:
-        return content
-    return f"{THINK}{thought}{END_THINK}{content if ANSWER in content else ANSWER + content.strip() + END_ANSWER}"
+    def _excerpt(self, text: str) -> str:
+        text = " ".join(text.split())
+        return (text.replace(self.key, "***") if self.key else text)[:300]
 
 
 def _part(part: dict) -> dict:

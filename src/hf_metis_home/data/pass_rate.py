@@ -1,11 +1,9 @@
-"""How often a model solves its prompts, and which of its answers can be taught."""
+"""How often a model solves its prompts, and which of its answers can be training rows."""
 
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
-from ..answers.format import parse_completion
-from ..answers.matching import answers_match, final_answer
+from .._progress import progress
+from ..answers import AnswerFormat, Completion, judge
 from .prompt_sets import PromptSet
 
 
@@ -17,6 +15,7 @@ class TaskReport:
     always: int = 0
     sometimes: int = 0
     never: int = 0
+    malformed: int = 0  # rollouts without a final answer
     own_traces: int = 0
     expert_traces: int = 0
     no_trace: int = 0  # right at least once, but never in the form of a thinking row
@@ -25,13 +24,14 @@ class TaskReport:
     pass_rates: list[float] = field(default_factory=list)
 
     def row(self) -> dict:
-        """The report as a row of a table."""
-        rate = sum(self.pass_rates) / len(self.pass_rates) if self.pass_rates else None
+        """The counts and the mean pass rate, by name."""
         counts = {name: value for name, value in vars(self).items() if name != "pass_rates"}
-        return {**counts, "mean_pass_rate": rate}
+        return {**counts, "mean_pass_rate": sum(self.pass_rates) / len(self.pass_rates) if self.pass_rates else None}
 
 
-def sort_by_pass_rate(prompts: PromptSet, rollouts: dict, reports: dict) -> tuple[dict[int, str], list[int], list[int]]:
+def sort_by_pass_rate(
+    prompts: PromptSet, rollouts: dict[int, list[str]], answer_format: AnswerFormat, reports: dict[str, TaskReport]
+) -> tuple[dict[int, Completion], list[int], list[int]]:
     """
     Sort prompts by how often they were solved.
 
@@ -39,42 +39,43 @@ def sort_by_pass_rate(prompts: PromptSet, rollouts: dict, reports: dict) -> tupl
         prompts ([`PromptSet`]):
             Their tasks and gold answers.
         rollouts (`dict[int, list[str]]`):
-            Index to answers.
+            The answers to each prompt, by its index.
+        answer_format ([`~answers.AnswerFormat`]):
+            The format of the answers.
         reports (`dict[str, TaskReport]`):
-            Counted into, per task.
+            Updated, per task.
 
     Returns:
-        Own traces of prompts that were sometimes solved, by index; the indices of those always solved; of those never.
+        The model's own traces for prompts that it sometimes solved, by index; the indices of prompts that it always
+        solved; and of those that it never solved.
     """
     traces, easy, unsolved = {}, [], []
-    for index, texts in tqdm(rollouts.items(), desc="checking", disable=None):
-        report, solution = reports[prompts.tasks[index]], prompts.solutions[index]
-        right = [text for text in texts if is_right(text, solution)]
-        report.prompts += 1
-        report.pass_rates.append(len(right) / len(texts))
-        if len(right) == len(texts):
-            report.always += 1
-            easy.append(index)
-        elif not right:
-            report.never += 1
-            unsolved.append(index)
-        else:
-            report.sometimes += 1
-            if (trace := shortest_trace(right)) is not None:
-                report.own_traces += 1
-                traces[index] = trace
+    with progress("Judging rollouts", total=len(rollouts)) as advance:
+        for index, texts in rollouts.items():
+            report, solution = reports[prompts.tasks[index]], prompts.solutions[index]
+            verdicts = [judge(text, solution, answer_format) for text in texts]
+            right = [text for text, verdict in zip(texts, verdicts, strict=True) if verdict.correct]
+            report.prompts += 1
+            report.malformed += sum(verdict.malformed for verdict in verdicts)
+            report.pass_rates.append(len(right) / len(texts))
+            if len(right) == len(texts):
+                report.always += 1
+                easy.append(index)
+            elif not right:
+                report.never += 1
+                unsolved.append(index)
             else:
-                report.no_trace += 1
+                report.sometimes += 1
+                if (trace := shortest_trace(right, answer_format)) is not None:
+                    report.own_traces += 1
+                    traces[index] = trace
+                else:
+                    report.no_trace += 1
+            advance(1)
     return traces, easy, unsolved
 
 
-def is_right(text: str, solution: str) -> bool:
-    """Whether a completion commits itself to the gold answer."""
-    answer = final_answer(text)
-    return answer is not None and answers_match(answer, solution)
-
-
-def shortest_trace(texts: list[str]) -> str | None:
-    """The shortest text that can be a thinking row."""
-    parsed = [(len(text), text) for text in texts if (one := parse_completion(text)).well_formed and one.thought]
-    return min(parsed)[1] if parsed else None
+def shortest_trace(texts: list[str], answer_format: AnswerFormat) -> Completion | None:
+    """The shortest of some completions that can be a thinking row; None if none can."""
+    parsed = map(answer_format.parse, sorted(texts, key=lambda text: (len(text), text)))
+    return next((completion for completion in parsed if completion.well_formed and completion.thought), None)

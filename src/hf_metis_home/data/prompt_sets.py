@@ -1,28 +1,28 @@
-"""Datasets of prompts with gold answers, read and checked before hours are spent on them."""
+"""Datasets of prompts with gold answers, checked before hours are spent on them."""
 
 import hashlib
 import json
 from pathlib import Path
 
-from ..answers.format import ANSWER, END_ANSWER
-from ..answers.matching import gold_text
-from ..answers.openings import render_completion
+from ..answers import AnswerFormat, Completion
+from ..answers.matching import TAGS, gold_text
 from .rows import check_row
 
 
+FORMAT = AnswerFormat()
 PROMPT_COLUMNS = ("prompt", "solution")
 
 
 class PromptSet:
     """
-    Prompts, checked, with their images as they are stored.
+    Checked prompts, with their images as they are stored.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Columns `prompt` (chat messages, or text for one user message) and `solution`; where they are there also
+            Columns `prompt` (chat messages, or text for one user message) and `solution`; optional columns are
             `images` (list of images or paths), `task` and `expert_completion` (text).
         where (`str`):
-            How an error names the dataset.
+            What errors call the dataset.
 
     Raises:
         ValueError: a missing column, no rows, or a row that cannot become a training row; the message names it.
@@ -33,11 +33,11 @@ class PromptSet:
 
         if missing := [name for name in PROMPT_COLUMNS if name not in dataset.column_names]:
             raise ValueError(
-                f"The {where} has no column {', '.join(map(repr, missing))}; it has {dataset.column_names}. It needs "
-                f"{list(PROMPT_COLUMNS)}, and may have 'images', 'task' and 'expert_completion'."
+                f"The {where} has no column {', '.join(map(repr, missing))}; it has {dataset.column_names}. "
+                f"{list(PROMPT_COLUMNS)} are required; 'images', 'task' and 'expert_completion' are optional."
             )
         if len(dataset) == 0:
-            raise ValueError(f"The {where} has no rows. Give one with prompts and gold answers.")
+            raise ValueError(f"The {where} has no rows. Use one with prompts and gold answers.")
         if "images" in dataset.column_names:
             dataset = dataset.cast_column("images", List(Image(decode=False)))
         self.dataset, self.where = dataset, where
@@ -70,51 +70,43 @@ class PromptSet:
             "expert_completion": row.get("expert_completion"),
         }
 
-    def direct_row(self, index: int) -> dict:
-        """The row that answers at once, from the gold answer."""
-        row = self[index]
-        return training_row(row, None, direct_answer(row["solution"]))
-
     def _check(self, row: dict, index: int) -> None:
-        gold_text(row["solution"], name=f"Row {index} of the {self.where}, column 'solution':")
+        where = f"Row {index} of the {self.where}, column"
+        gold_text(row["solution"], name=f"{where} 'solution':")
         try:
-            direct = training_row(row, None, direct_answer(row["solution"]))
+            direct = training_row(row)
         except ValueError as error:
-            raise ValueError(f"Row {index} of the {self.where}, column 'solution': {error}") from error
+            raise ValueError(f"{where} 'solution': {error}") from error
         if not isinstance(expert := row["expert_completion"], (str, type(None))):
             raise ValueError(
-                f"Row {index} of the {self.where}, column 'expert_completion': {str(expert)[:80]!r} is no text. Write "
-                "<think>…</think><answer>…</answer>, or nothing where there is no expert's answer."
+                f"{where} 'expert_completion': {str(expert)[:80]!r} is not text. Write "
+                "<think>…</think><answer>…</answer>, or nothing if there is no expert's answer."
             )
         check_row(direct, index, self.where)
 
     def _stored(self, image: dict, index: int) -> dict:
-        if image.get("bytes"):
-            return {"bytes": image["bytes"], "path": None}
-        path = Path(image.get("path") or "")
-        if not path.is_file():
+        content, path = image.get("bytes"), Path(image.get("path") or "")
+        if not content and not path.is_file():
             raise FileNotFoundError(
-                f"Row {index} of the {self.where}, column 'images': {str(path)!r} is no file. Paths are relative to "
-                "the folder where the command runs."
+                f"Row {index} of the {self.where}, column 'images': there is no file {str(path)!r}. Paths are relative "
+                "to the folder in which the command runs."
             )
-        return {"bytes": path.read_bytes(), "path": None}
+        return {"bytes": content or path.read_bytes(), "path": None}
 
 
-def training_row(row: dict, thought: str | None, answer: str) -> dict:
-    """A row of the row format from a prompt and what answers it."""
+def training_row(row: dict, trace: Completion | None = None, answer_format: AnswerFormat = FORMAT) -> dict:
+    """A training row from a prompt and a trace, or without one, with its gold answer as a direct answer."""
+    thought, answer = None, row["solution"].strip().removeprefix(TAGS[2]).removesuffix(TAGS[3]).strip()
+    if trace is not None:
+        thought, answer = trace.thought, trace.answer
     return {
         "prompt": row["prompt"],
         "images": row["images"],
-        "completion": [{"role": "assistant", "content": render_completion(thought, answer)}],
+        "completion": [{"role": "assistant", "content": answer_format.render(thought, answer)}],
         "thinking": bool(thought),
         "solution": row["solution"],
         "task": row["task"],
     }
-
-
-def direct_answer(solution: str) -> str:
-    """A gold answer as it stands in a direct answer: as it is, but without answer tags around it."""
-    return solution.strip().removeprefix(ANSWER).removesuffix(END_ANSWER).strip()
 
 
 def _is_list_of_dicts(value) -> bool:
@@ -122,7 +114,7 @@ def _is_list_of_dicts(value) -> bool:
 
 
 def _without_nones(message: dict) -> dict:
-    """`datasets` gives every part all keys of its column; a chat template goes by which keys are there."""
+    """`datasets` gives every part all keys of its column, but chat templates look at which keys are there."""
     content = message.get("content")
     if _is_list_of_dicts(content):
         content = [{name: value for name, value in part.items() if value is not None} for part in content]

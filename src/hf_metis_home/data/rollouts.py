@@ -1,41 +1,42 @@
-"""Answers drawn from a model in this process."""
+"""Rollouts from a model in this process."""
 
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..answers import AnswerFormat
 from .prompts import prompt_inputs
 
 
-# What no answer may hold: the trainers refuse rows with them.
+# Tokens never sampled: the trainers refuse rows that contain them.
 NEVER = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
 class ModelRollouts:
     """
-    Draws answers with `generate`.
+    Samples answers with `generate`.
 
-    The same prompts, settings and seed give the same answers: the prompts of a set are cut into batches once, and each
-    batch is drawn with a seed of its own, whole, also where only a part of it is missing.
+    The same prompts, settings and seed give the same answers: a set of prompts is always cut into the same batches, and
+    each batch is sampled whole and with its own seed, even if only some of its answers are missing.
 
     Args:
         model ([`~transformers.Qwen2_5_VLForConditionalGeneration`] or [`MetisHomeForConditionalGeneration`]):
             A two-branch model answers with its thinking branch.
         processor ([`~transformers.Qwen2_5_VLProcessor`]):
-            The model's.
+            The model's processor.
         name (`str`):
-            What to call the model.
+            The model's name in settings and cards.
         temperature, top_p (`float`):
-            Of the sampling.
+            Sampling options.
         max_new_tokens (`int`):
             Longest answer in tokens.
         batch_size (`int`):
             Prompts per call of `generate`.
         seed (`int`):
-            Of the sampling.
+            Seed of the sampling.
         system_prompt (`str`, *optional*):
-            Put before every prompt; not part of the rows that are made.
+            Replaces the system prompt of every prompt while sampling; not written into the rows.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ModelRollouts:
         system_prompt: str | None = None,
     ):
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
+        self.answer_format = AnswerFormat.of(model.config)
         self.settings: dict[str, Any] = {
             "model": name,
             "temperature": temperature,
@@ -63,7 +65,7 @@ class ModelRollouts:
         }
 
     def probe(self, row: dict) -> None:
-        """Nothing to try out: the model is here."""
+        """Nothing to check: the model is loaded."""
 
     def roll_out(self, rows, indices: Sequence[int], done: set[int], count: int) -> Iterator[tuple[int, list[str]]]:
         """
@@ -73,21 +75,21 @@ class ModelRollouts:
             rows ([`PromptSet`]):
                 The prompts.
             indices (`Sequence[int]`):
-                Which of them, the same at every call.
+                Which of them, the same in every call.
             done (`set[int]`):
-                Those that need no answers any more.
+                Those that are answered already.
             count (`int`):
                 Answers per prompt.
 
         Yields:
-            A prompt's index and its answers.
+            The index of a prompt, and its answers.
         """
         for start in range(0, len(indices), self.batch_size):
             batch = indices[start : start + self.batch_size]
             if not done.issuperset(batch):
-                yield from zip(batch, self._draw([rows[index] for index in batch], batch, count), strict=True)
+                yield from zip(batch, self._sample([rows[index] for index in batch], batch, count), strict=True)
 
-    def _draw(self, rows: list[dict], indices: Sequence[int], count: int) -> list[list[str]]:
+    def _sample(self, rows: list[dict], indices: Sequence[int], count: int) -> list[list[str]]:
         import torch
         from PIL import Image
 
@@ -119,7 +121,7 @@ class ModelRollouts:
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
     def _suppressed(self) -> list[int]:
-        """Ids of image and padding tokens, as far as they do not end an answer."""
+        """Ids of image and padding tokens, except for one that ends answers."""
         tokenizer, ends = self.processor.tokenizer, self.model.generation_config.eos_token_id
         vocabulary = tokenizer.get_vocab()
         ids = {vocabulary[token] for token in NEVER if token in vocabulary} | {tokenizer.pad_token_id}
@@ -127,12 +129,12 @@ class ModelRollouts:
 
 
 def with_system_prompt(prompt: list[dict], system_prompt: str | None) -> list[dict]:
-    """A conversation that begins with a system prompt, in place of its own."""
+    """A conversation with another system prompt; unchanged if that is None."""
     if system_prompt is None:
         return prompt
     return [{"role": "system", "content": system_prompt}, *(one for one in prompt if one["role"] != "system")]
 
 
 def seed_of(*parts: int | str) -> int:
-    """A seed for some numbers or words, the same in every process."""
+    """A seed derived from numbers and words, the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

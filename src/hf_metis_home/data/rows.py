@@ -5,29 +5,30 @@ The one dataset format.
 |---|---|---|
 | `prompt` | list of messages | the conversation up to the query, ending with a user turn |
 | `images` | list of images | in the order of their placeholders; empty for text |
-| `completion` | list with one assistant message | `<think>…</think><answer>…</answer>` |
-| `thinking` | bool | the branch that answers, and what the router learns |
-| `solution` | str | gold answer, for rewards and evaluation; not needed for training on completions |
-| `task` | str | name of the task; not needed for training on completions |
+| `completion` | list with one assistant message | text in the model's answer format |
+| `thinking` | bool | the branch that answers, which is also the router's label |
+| `solution` | str | gold answer, for rewards and evaluation; not needed for supervised training |
+| `task` | str | name of the task; not needed for supervised training |
 """
 
-from ..answers.format import parse_completion
+from ..answers import AnswerFormat
 
 
+FORMAT = AnswerFormat()
 TRAINING_COLUMNS = ("prompt", "images", "completion", "thinking")
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
 
 
 def check_columns(columns: list[str], where: str = "dataset") -> None:
-    """An error that names the missing columns of a dataset for supervised training."""
+    """Raise an error that names the columns that a dataset for supervised training lacks."""
     if missing := [name for name in TRAINING_COLUMNS if name not in columns]:
         raise ValueError(
-            f"The {where} has no column {', '.join(map(repr, missing))}; it has {list(columns)}. Rows for training "
-            f"need {list(TRAINING_COLUMNS)}: see the row format in the documentation."
+            f"The {where} has no column {', '.join(map(repr, missing))}; it has {list(columns)}. Training rows need "
+            f"{list(TRAINING_COLUMNS)}: see the row format in the documentation."
         )
 
 
-def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
+def check_row(row: dict, index: int | str, where: str = "dataset", answer_format: AnswerFormat = FORMAT) -> None:
     """
     Check one row for supervised training.
 
@@ -35,12 +36,14 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
         row (`dict`):
             Columns of the row format. Images are counted, not decoded.
         index (`int` or `str`):
-            How an error names the row.
+            What errors call the row.
         where (`str`, *optional*, defaults to `"dataset"`):
-            How an error names the dataset.
+            What errors call the dataset.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The format that the completion must have.
 
     Raises:
-        ValueError: naming the row, the column, what is wrong and what to do.
+        ValueError: an error that names the row, the column, the problem and the remedy.
     """
 
     def fail(column: str, problem: str):
@@ -48,7 +51,7 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
 
     for column in TRAINING_COLUMNS:
         if column not in row:
-            fail(column, f"missing. Rows for training need {list(TRAINING_COLUMNS)}.")
+            fail(column, f"missing. Training rows need {list(TRAINING_COLUMNS)}.")
     if not isinstance(row["thinking"], bool):
         fail("thinking", f"{row['thinking']!r} is not True or False. It names the branch that answers the row; set it.")
     if not _is_messages(row["prompt"]):
@@ -63,12 +66,10 @@ def check_row(row: dict, index: int | str, where: str = "dataset") -> None:
     text = _text(completion[0]["content"])
     if not text.strip():
         fail("completion", "empty, so there is nothing to train on. Drop the row or give it an answer.")
-    parsed = parse_completion(text)
+    parsed = answer_format.parse(text)
     if not parsed.well_formed:
-        fail(
-            "completion",
-            f"{text[:80]!r} is not of the form <think>…</think><answer>…</answer>. See `render_completion`.",
-        )
+        form = answer_format.render("…", "…")
+        fail("completion", f"{text[:80]!r} is not of the form {form}. See `AnswerFormat.render`.")
     if bool(parsed.thought) != row["thinking"]:
         has = "has a thought" if parsed.thought else "has no thought"
         fail("completion", f"{has}, but `thinking` is {row['thinking']}. Make the two agree.")

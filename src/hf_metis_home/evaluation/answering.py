@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..answers import parse_completion
+from ..answers import AnswerFormat
 from ..data import prompt_inputs
 
 
@@ -21,7 +21,7 @@ class AnswerRecord:
         text (`str`):
             The generated text.
         thought, answer (`str`, *optional*):
-            As [`~answers.parse_completion`] reads them.
+            As [`~answers.AnswerFormat.parse`] reads them: the thought, and the final answer.
         correct (`bool`):
             Whether the answer is the gold answer, as `match` sees it.
         tokens (`int`):
@@ -73,7 +73,7 @@ def exact_match(answer: str, solution: str) -> bool:
 
 def is_correct(text: str, solution: str, match: Callable[[str, str], bool] = exact_match) -> bool:
     """Whether a text in the answer format has an answer that matches the gold answer."""
-    answer = parse_completion(text).answer
+    answer = AnswerFormat().parse(text).final
     return answer is not None and bool(match(answer, solution))
 
 
@@ -123,7 +123,9 @@ def generate_answers(
     answers = output.sequences[:, inputs["input_ids"].shape[1] :]
     texts = processor.batch_decode(answers, skip_special_tokens=True)
     lengths = (answers != processor.tokenizer.pad_token_id).sum(dim=1).tolist()
-    modes = output.thinking.bool().tolist() if two_branch else [bool(parse_completion(text).thought) for text in texts]
+    modes = (
+        output.thinking.bool().tolist() if two_branch else [bool(AnswerFormat().parse(text).thought) for text in texts]
+    )
     probabilities = output.thinking_probability.tolist() if two_branch else [math.nan] * len(texts)
     return [
         GeneratedAnswer(text, length, mode, None if math.isnan(probability) else probability)
@@ -172,7 +174,7 @@ def answer_rows(
         inputs = prompt_inputs(processor, batch).to(model.device)
         answers = generate_answers(model, processor, inputs, thinking=thinking, max_new_tokens=max_new_tokens)
         for row, answer in zip(batch, answers, strict=True):
-            parsed = parse_completion(answer.text)
+            parsed = AnswerFormat().parse(answer.text)
             records.append(
                 AnswerRecord(
                     task=row["task"],
@@ -180,7 +182,7 @@ def answer_rows(
                     solution=row["solution"],
                     text=answer.text,
                     thought=parsed.thought,
-                    answer=parsed.answer,
+                    answer=parsed.final,
                     correct=is_correct(answer.text, row["solution"], match),
                     tokens=answer.tokens,
                     thinking=answer.thinking,

@@ -15,7 +15,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..answers import parse_completion
+from ..answers import AnswerFormat
 from ..data import prompt_inputs
 from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
 from .answering import generate_answers
@@ -91,7 +91,7 @@ class MetisHome(lmms):
                     max_new_tokens=max_new_tokens, temperature=temperature, **self.choice,
                 )  # fmt: skip
                 for number, answer in zip(batch, answers, strict=True):
-                    parsed = parse_completion(answer.text).answer
+                    parsed = AnswerFormat().parse(answer.text).final
                     texts[number] = answer.text if parsed is None else parsed
         return [texts[number] for number in range(len(requests))]
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from datasets import Dataset, Features, Image, List, Value
 
-from ..answers import render_completion
+from ..answers import AnswerFormat
 from .images import digit_grid, shape_captions, shape_image, shape_questions, word_image, word_of
 
 
@@ -77,7 +77,7 @@ def make_row(task: str, split: str, rng: random.Random, thinking: bool | None = 
     return {
         "prompt": [{"role": "user", "content": question}],
         "images": [image],
-        "completion": [{"role": "assistant", "content": render_completion(thought, solution)}],
+        "completion": [{"role": "assistant", "content": AnswerFormat().render(thought, solution)}],
         "thinking": thought is not None,
         "solution": solution,
         "task": task,

@@ -128,6 +128,10 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
             `"thinking"` or `"non_thinking"`: build, and load, that branch alone, in the memory of the dense model, as
             in `from_pretrained(folder, only_branch="thinking")`. It then answers every query; the router can still be
             asked with `route()`. None: both.
+        answer_format (`dict`, *optional*):
+            The tags that the model writes: `{"thinking_tags": [open, close], "answer_tags": [open, close]}`, where
+            `answer_tags` is None for plain text after the thought. Read with `AnswerFormat.of(config)`. None: the
+            paper's, `<think>…</think><answer>…</answer>`.
         assistant_header_ids (`list[int]`, *optional*, defaults to `[]`):
             Tokens that open an assistant turn. What follows an assistant header that is still open (a prefill, a
             forced opening) is not read by the router, nor is the header.
@@ -160,6 +164,7 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
     thinking_threshold: float = 0.5
     calibration: dict | None = None
     only_branch: str | None = None
+    answer_format: dict | None = None
     assistant_header_ids: list[int] | tuple[int, ...] = ()
     end_of_turn_id: int | None = None
     thinking_opening_ids: list[int] | tuple[int, ...] = ()
@@ -176,6 +181,20 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
                 f"`thinking_threshold` is {threshold!r}, but is compared with a probability and must be in [0, 1]."
             )
         check_only_branch(self.only_branch)
+        tags = self.answer_format
+        if tags is not None and not (
+            set(tags) == {"thinking_tags", "answer_tags"}
+            and _is_pair(tags["thinking_tags"])
+            and (tags["answer_tags"] is None or _is_pair(tags["answer_tags"]))
+        ):
+            raise ValueError(
+                f"`answer_format` is {tags!r}, but must be "
+                '{"thinking_tags": [open, close], "answer_tags": [open, close] or None}, with texts as tags.'
+            )
+
+
+def _is_pair(tags) -> bool:
+    return isinstance(tags, (list, tuple)) and len(tags) == 2 and all(isinstance(tag, str) and tag for tag in tags)
 
 
 def check_only_branch(only_branch: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """Whether the final answer is right."""
 
-from ..answers.matching import answers_match, final_answer
+from ..answers.judging import judge
 from .columns import completion_texts, gold_answers
 
 
@@ -37,10 +37,7 @@ def accuracy_reward(completions: list, solution: list[str] | None = None, **colu
     """
     texts = completion_texts(completions)
     golds = gold_answers(solution, len(texts))
-    answers = map(final_answer, texts)
-    return [
-        float(answer is not None and answers_match(answer, gold)) for answer, gold in zip(answers, golds, strict=True)
-    ]
+    return [float(judge(text, gold).correct) for text, gold in zip(texts, golds, strict=True)]
 
 
 # So that a dataset without it is refused before a run, not at the first reward.

@@ -1,10 +1,10 @@
 """Whether a completion has the form of its mode."""
 
-from ..answers import parse_completion
-from ..answers.format import ANSWER, END_ANSWER, END_THINK, THINK
+from ..answers import AnswerFormat
 from .columns import completion_texts, thinking_modes
 
 
+FORMAT = AnswerFormat()
 MANY_TIMES = 4  # an answer this many times as long as the gold answer ...
 MANY_CHARACTERS = 80  # ... and longer than this holds more than a result
 MORE_LINES = 2
@@ -41,7 +41,7 @@ def format_reward(completions: list, thinking: list[bool] | None = None, **colum
     texts = completion_texts(completions)
     rewards = []
     for text, mode in zip(texts, thinking_modes(thinking, len(texts)), strict=True):
-        parsed = parse_completion(text)
+        parsed = FORMAT.parse(text)
         rewards.append(float(parsed.well_formed and bool(parsed.thought) == mode))
     return rewards
 
@@ -88,12 +88,11 @@ def thought_leak_penalty(
 
 
 def _reasons(text: str, gold: str | None) -> bool:
-    answer = parse_completion(text).answer
-    before, _, rest = text.partition(ANSWER)
-    inside, _, after = rest.partition(END_ANSWER)
-    around = before.replace(THINK, "", 1).replace(END_THINK, "", 1) + after
-    if around.strip() or answer is None:
-        return bool(around.strip() or inside.strip())
+    parsed = FORMAT.parse(text)
+    begin, end = FORMAT.answer_tags
+    inside = text.partition(begin)[2].partition(end)[0]
+    if parsed.thought or parsed.answer != inside.strip():
+        return True
     if not gold:
         return False
     longer = len(inside) > max(MANY_CHARACTERS, MANY_TIMES * len(gold))

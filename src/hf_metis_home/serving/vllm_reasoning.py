@@ -11,8 +11,7 @@ is never told that the thought has ended, because it would then send the tags of
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
-from ..answers.openings import opening_text
-from .answer_split import split_answer
+from ..answers import AnswerFormat, opening_text
 
 
 @ReasoningParserManager.register_module("metis_home")
@@ -25,14 +24,14 @@ class MetisHomeReasoningParser(ReasoningParser):
         self.opening = "" if enabled is None else opening_text(tokenizer, thinking=bool(enabled))
 
     def extract_reasoning(self, model_output: str, request) -> tuple[str | None, str | None]:
-        thought, answer = split_answer(self.opening + model_output)
+        thought, answer = AnswerFormat().split(self.opening + model_output)
         return thought or None, answer or None
 
     def extract_reasoning_streaming(
         self, previous_text, current_text, delta_text, previous_token_ids, current_token_ids, delta_token_ids
     ) -> DeltaMessage | None:
-        before = split_answer(self.opening + previous_text, finished=False)
-        now = split_answer(self.opening + current_text, finished=False)
+        before = AnswerFormat().split(self.opening + previous_text, finished=False)
+        now = AnswerFormat().split(self.opening + current_text, finished=False)
         thought, answer = (new[len(old) :] for old, new in zip(before, now, strict=True))
         return DeltaMessage(reasoning=thought or None, content=answer or None) if thought or answer else None
 

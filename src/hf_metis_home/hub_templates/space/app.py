@@ -26,7 +26,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-from answer_format import shown_parts
+from answer_format import AnswerFormat
 from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 
@@ -56,6 +56,7 @@ source = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_r
 model = AutoModelForImageTextToText.from_pretrained(**source, dtype="auto").eval()
 processor = AutoProcessor.from_pretrained(**source)
 model.to("cuda" if torch.cuda.is_available() else "cpu")
+answer_format = AnswerFormat.of(model.config)
 
 
 def gpu(function):
@@ -145,7 +146,8 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
     try:
         for piece in streamer:
             text += piece
-            yield *shown_parts(text), streamer.tokens
+            yield *answer_format.split(text, finished=False), streamer.tokens
+        yield *answer_format.split(text), streamer.tokens
     finally:
         stopped.append(True)
         thread.join()
