@@ -88,7 +88,7 @@ def backward(model, inputs: dict, branch: dict) -> None:
     loss = outputs.loss
     if branch:
         thinking = torch.as_tensor(branch["thinking"], device=loss.device).long().expand(len(inputs["input_ids"]))
-        loss = loss + F.cross_entropy(outputs.router_logits, thinking)
+        loss = loss + F.cross_entropy(outputs.branch_logits, thinking)
     loss.backward()
 
 

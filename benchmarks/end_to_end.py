@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from hf_metis_home.modeling.router_metis_home import is_thinking
+
 from .common import (
     Variant,
     each_thread_count,
@@ -147,7 +149,7 @@ def make_workload(sizes: Sizes, count: int, share: float, lengths: dict[bool, in
     batched = [hybrid.route(**rows(inputs, batch)).thinking_probability for batch in batches(sizes, count)]
     probability = torch.cat(batched)
     threshold = threshold_for(probability, share)
-    return Workload(sizes, lengths, threshold, (probability >= threshold).tolist())
+    return Workload(sizes, lengths, threshold, is_thinking(probability, threshold).tolist())
 
 
 def once(workload: Workload, name: str) -> None:

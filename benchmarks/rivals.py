@@ -26,6 +26,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from hf_metis_home.modeling.router_metis_home import is_thinking
+
 from .common import (
     Variant,
     each_thread_count,
@@ -61,7 +63,7 @@ def lora(sizes: Sizes, rank: int):
 def without_choice(model):
     """Let every two-branch layer compute both branches on all rows, by the path that a traced graph takes."""
 
-    def mask(thinking, router_logits, threshold, hidden_states):
+    def mask(thinking, branch_logits, threshold, hidden_states):
         rows = torch.as_tensor(thinking, device=hidden_states.device)
         return rows.bool().expand(hidden_states.shape[0])
 
@@ -99,7 +101,7 @@ def splits(sizes: Sizes) -> list[Split]:
     """All queries thinking, and the router's own halves of the batch."""
     probability = hybrid_model(sizes, router_layer=1).route(**queries(sizes)).thinking_probability
     threshold = threshold_for(probability)
-    return [Split((True,) * sizes.batch, 0.0), Split(tuple((probability >= threshold).tolist()), threshold)]
+    return [Split((True,) * sizes.batch, 0.0), Split(tuple(is_thinking(probability, threshold).tolist()), threshold)]
 
 
 def answers(name: str, sizes: Sizes, rank: int, split: Split):

@@ -87,7 +87,7 @@ def answered(model, ids: torch.Tensor, mode: torch.Tensor):
         hybrid = {"thinking": mode.bool(), "prompt_mask": prompt}
     kept = torch.arange(GIVEN - 1, ids.shape[1] - 1)
     out = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=kept, use_cache=False, **hybrid)
-    return out.logits, out.router_logits if hybrid else None
+    return out.logits, out.branch_logits if hybrid else None
 
 
 def learn(model, facts: Facts, steps: int, rate: float) -> None:

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hf_metis_home.evaluation.outcomes import collect_outcomes
 from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, TASKS, make_dataset
-from hf_metis_home.modeling.modeling_metis_home import MetisHomeRouter
+from hf_metis_home.modeling.router_metis_home import MetisHomeRouter
 from hf_metis_home.trainers.router_losses import weighted_cross_entropy
 from hf_metis_home.trainers.router_preferences import (
     preferences_from_labels,

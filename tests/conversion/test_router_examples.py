@@ -59,7 +59,7 @@ def test_router_can_be_trained_further(hybrid):
     initialise_router(model, processor, ROWS)
     inputs = prompt_inputs(processor, ROWS)
     outputs = model(**inputs, thinking=[True] * 6, prompt_mask=inputs["attention_mask"])
-    torch.nn.functional.cross_entropy(outputs.router_logits, torch.tensor([0, 1] * 3)).backward()
+    torch.nn.functional.cross_entropy(outputs.branch_logits, torch.tensor([0, 1] * 3)).backward()
     router = model.model.language_model.router
     assert all(parameter.grad is not None for parameter in (router.up_proj.weight, router.score.weight))
     assert (router.score.weight.grad[:, 2:] != 0).any()

@@ -161,7 +161,7 @@ def test_gated_is_exact_in_bf16_and_splits_over_devices(gated):
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText"}
     assert not any("router." in name for name in stored(gated / "vllm/model"))
     model = AutoModelForImageTextToText.from_pretrained(gated / "vllm/model", trust_remote_code=True).eval()
-    assert model.config.text_config.base_model_tp_plan == tensor_parallel_plan("ffn")
+    assert model.config.text_config.base_model_tp_plan == tensor_parallel_plan(True, BRANCHES, None)
     served = PeftModel.from_pretrained(model, gated / "vllm/adapters/thinking")
     assert torch.equal(logits(served), logits(hybrid_of(gated / "hybrid", dtype="auto"), thinking=True))
     without = AutoModelForImageTextToText.from_pretrained(gated / "vllm/model", trust_remote_code=True).eval()

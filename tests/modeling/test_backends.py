@@ -53,8 +53,8 @@ def test_attention_implementations_agree(implementation, thinking):
     hybrid.set_attn_implementation(implementation)
     found = forward(hybrid, thinking=thinking)
     torch.testing.assert_close(unpadded(found.logits), unpadded(expected.logits), rtol=0, atol=1e-4)
-    if expected.router_logits is not None:
-        torch.testing.assert_close(found.router_logits, expected.router_logits, rtol=0, atol=1e-4)
+    if expected.branch_logits is not None:
+        torch.testing.assert_close(found.branch_logits, expected.branch_logits, rtol=0, atol=1e-4)
 
 
 FLASH = {
@@ -92,7 +92,7 @@ def test_half_precision_equals_dense(dtype):
     found = forward(hybrid, thinking=MIXED).logits
     rows = torch.stack([expected[thinking][row] for row, thinking in enumerate(MIXED)])
     torch.testing.assert_close(unpadded(found), unpadded(rows))
-    assert forward(hybrid).router_logits.dtype == torch.float32
+    assert forward(hybrid).branch_logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize("branch", ["thinking", "non_thinking"])
@@ -127,7 +127,7 @@ def test_checkpointing_gives_equal_gradients(thinking, reentrant):
         calls = []
         mlp.register_forward_pre_hook(lambda *args, calls=calls: calls.append(1))
         output = hybrid(**inputs, labels=labels, thinking=thinking)
-        (output.loss + output.router_logits.square().sum()).backward()
+        (output.loss + output.branch_logits.square().sum()).backward()
         grads.append({name: parameter.grad for name, parameter in hybrid.named_parameters()})
         runs.append(len(calls))
     assert runs == [1, 2]
@@ -162,7 +162,7 @@ def test_compiles_into_one_graph(thinking, backend):
     found = forward(compiled, inputs, thinking=thinking, mm_encoder_outputs={"image": features})
     torch.testing.assert_close(unpadded(found.logits), unpadded(expected.logits), rtol=0, atol=1e-4)
     if thinking is None:
-        torch.testing.assert_close(found.router_logits, expected.router_logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.branch_logits, expected.branch_logits, rtol=0, atol=1e-4)
 
 
 def test_one_graph_serves_every_mixture():

@@ -67,7 +67,7 @@ def test_the_router_decides_in_the_graph(models, tmp_path):
     expected, found = hybrid.route(**OTHERS, **threshold), loaded(**OTHERS)
     assert set(expected.thinking.tolist()) == {0, 1}
     assert_rows_are_the_dense_models(found.logits, twins, OTHERS, map(bool, expected.thinking))
-    torch.testing.assert_close(found.router_logits, expected.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.branch_logits, expected.logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("thinking", [True, pytest.param(False, marks=pytest.mark.slow)])

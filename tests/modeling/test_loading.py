@@ -11,8 +11,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from hf_metis_home.modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
 from hf_metis_home.modeling.configuration_metis_home import ATTENTION_PROJECTIONS as ATTENTION
 from hf_metis_home.modeling.configuration_metis_home import FFN_PROJECTIONS as FFN
+from hf_metis_home.modeling.gated_metis_home import MetisHomeGatedConfig, MetisHomeGatedForConditionalGeneration
 
-from .tiny import batch, prompt_ids, tiny_hybrid
+from .tiny import KINDS, TOKEN_IDS, VISION_CONFIG, batch, prompt_ids, text_config, tiny_hybrid
 
 
 PROMPTS = [prompt_ids(0), prompt_ids(1, length=5, images=2), prompt_ids(2, images=0)]
@@ -144,9 +145,33 @@ def test_modules_that_are_not_split_exist(cls):
     assert {type(block).__name__ for block in blocks} == set(model._no_split_modules)
 
 
-@pytest.mark.parametrize("kind", ["ffn", "lora"])
-def test_tensor_parallel_plan_names_every_linear_once(kind):
-    model = tiny_hybrid(router_layer=1, branch_kind=kind, branch_projections=[*FFN, *ATTENTION])
+SPLIT = {
+    **KINDS,
+    "lora_all": {"router_layer": 1, "branch_kind": "lora", "branch_projections": [*FFN, *ATTENTION]},
+    "lora_one": {"router_layer": 2, "branch_kind": "lora", "branch_projections": ["o_proj"]},
+    "thinking_only": {"router_layer": 0, "only_branch": "thinking"},
+    "lora_non_thinking_only": {"branch_kind": "lora", "only_branch": "non_thinking"},
+    "router_alone": {"router_layer": 3},
+    "router_without_layers": {"router_layer": 0, "num_hidden_layers": 0},
+    "gated": {"router_layer": 1},
+    "gated_everywhere": {"router_layer": 0},
+}
+
+
+def model_to_split(name):
+    kwargs = dict(SPLIT[name])
+    if name.startswith("gated"):
+        config = MetisHomeGatedConfig(text_config=text_config(), vision_config=VISION_CONFIG, **TOKEN_IDS, **kwargs)
+        return MetisHomeGatedForConditionalGeneration(config)
+    only_branch = kwargs.pop("only_branch", None)
+    config = tiny_hybrid(**kwargs).config
+    config.only_branch = only_branch
+    return MetisHomeForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_tensor_parallel_plan_names_every_linear_once(name):
+    model = model_to_split(name)
     plan = {pattern: kind for pattern, kind in model._tp_plan.items() if ".layers." in pattern}
     regexes = {re.compile(re.escape(pattern).replace(r"\*", r"\d+")): kind for pattern, kind in plan.items()}
     unused = set(regexes)
@@ -156,7 +181,7 @@ def test_tensor_parallel_plan_names_every_linear_once(kind):
         rows = name.removesuffix(".lora_A").removesuffix(".lora_B").endswith(("o_proj", "down_proj"))
         # Of a low-rank change, the half that meets what is not split stays whole; so does the router, whose two scores
         # every rank needs.
-        whole = name.endswith(".lora_B" if rows else ".lora_A")
+        whole = name.endswith(".lora_B" if rows else ".lora_A") or name.endswith(".branch_gate")
         if not isinstance(module, nn.Linear) or ".layers." not in name or whole:
             assert found == [], name
         else:
@@ -170,4 +195,4 @@ def test_a_real_model_routes_and_computes_on_the_meta_device():
     inputs = {"input_ids": torch.zeros((2, 16), dtype=torch.long, device="meta")}
     with torch.no_grad():
         outputs = model.model(**inputs, thinking=True, prompt_mask=torch.ones((2, 16), device="meta"))
-    assert outputs.last_hidden_state.shape == (2, 16, 3584) and outputs.router_logits.shape == (2, 2)
+    assert outputs.last_hidden_state.shape == (2, 16, 3584) and outputs.branch_logits.shape == (2, 2)

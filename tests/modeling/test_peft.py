@@ -93,7 +93,7 @@ def test_trains_what_was_asked_for_and_nothing_else(way, branch, attention):
         model.add_adapter(config)
     inputs = batch(PROMPTS, completions=[[30, 31, 1]] * 4)
     output = adapted(**inputs, labels=inputs["input_ids"], thinking=MIXED)
-    (output.loss + output.router_logits.square().sum()).backward()
+    (output.loss + output.branch_logits.square().sum()).backward()
     trained = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in adapted.named_parameters() if "lora_" in name or "modules_to_save" in name}
     branches = {"thinking", "non_thinking"} if branch == "both" else {branch}

@@ -77,7 +77,7 @@ def test_routed_rows_equal_alone_and_dense(model, rows, side, pivot, step):
     assert routing.thinking_probability.tolist() == pytest.approx(alone, rel=0, abs=1e-5)
 
     outputs = hybrid(**inputs, thinking_threshold=threshold)
-    assert_close(outputs.router_logits.softmax(-1)[:, 1], routing.thinking_probability)
+    assert_close(outputs.branch_logits.softmax(-1)[:, 1], routing.thinking_probability)
     for index, row in enumerate(rows):
         if abs(alone[index] - threshold) > 1e-5:
             assert routing.thinking[index] == (alone[index] >= threshold)
@@ -96,7 +96,7 @@ def test_probability_depends_on_the_prompt_alone(model, rows, side, other_answer
         inputs = inputs_of(answered, side, answers=True)
         inputs.setdefault("prompt_mask", inputs["attention_mask"].bool())
         outputs = hybrid(**inputs, thinking=[row["thinking"] for row in rows])
-        assert outputs.router_logits.softmax(-1)[:, 1].tolist() == pytest.approx(alone, rel=0, abs=1e-5)
+        assert outputs.branch_logits.softmax(-1)[:, 1].tolist() == pytest.approx(alone, rel=0, abs=1e-5)
         for index, row in enumerate(answered):
             single = inputs_of([row], answers=True)
             single.pop("prompt_mask", None)

@@ -24,6 +24,7 @@ CODE_FILES = {
     "configuration_metis_home.py",
     "generation_metis_home.py",
     "modeling_metis_home.py",
+    "router_metis_home.py",
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_metis_home.MetisHomeConfig",

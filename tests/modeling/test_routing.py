@@ -35,7 +35,7 @@ def test_same_in_batch_training_and_generate(hybrid, side):
     torch.testing.assert_close(routing.thinking_probability, expected, rtol=0, atol=1e-5)
 
     training = hybrid(**batch(PROMPTS, side, COMPLETIONS), thinking=[True, False, True, False])
-    torch.testing.assert_close(training.router_logits.softmax(-1)[:, 1], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(training.branch_logits.softmax(-1)[:, 1], expected, rtol=0, atol=1e-5)
 
     if side == "left":
         outputs = hybrid.generate(
@@ -59,8 +59,8 @@ def test_images_are_read(hybrid):
 
 def test_answers_are_not_read(hybrid):
     with torch.no_grad():
-        one = hybrid(**batch(PROMPTS, completions=COMPLETIONS), thinking=True).router_logits
-        two = hybrid(**batch(PROMPTS, completions=[[70, 71], [72], [73], [74]]), thinking=True).router_logits
+        one = hybrid(**batch(PROMPTS, completions=COMPLETIONS), thinking=True).branch_logits
+        two = hybrid(**batch(PROMPTS, completions=[[70, 71], [72], [73], [74]]), thinking=True).branch_logits
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 

@@ -5,7 +5,8 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from hf_metis_home.conversion import upcycle
-from hf_metis_home.modeling.generation_metis_home import GenerationDecision, ThinkingBudgetLogitsProcessor
+from hf_metis_home.modeling import MetisHomeConfig
+from hf_metis_home.modeling.generation_metis_home import ThinkingBudgetLogitsProcessor
 from tests.fixtures_text import byte_level_processor, tiny_dense, word_level_processor
 
 from .tiny import KINDS, NON_THINKING_OPENING, THINKING_CLOSING, THINKING_OPENING, batch, prompt_ids, tiny_hybrid
@@ -117,7 +118,8 @@ CASES = {
 @pytest.mark.parametrize("thought", CASES)
 def test_next_token(thought):
     tokens, budget, expected = CASES[thought]
-    processor = ThinkingBudgetLogitsProcessor(GenerationDecision(), opening=[6], closing=[1, 2, 3, 4])
+    config = MetisHomeConfig(thinking_opening_ids=[6], thinking_closing_ids=[1, 2, 3, 4])
+    processor = ThinkingBudgetLogitsProcessor(budget, config)
     assert processor._forced_token([6, *tokens], budget) == expected
     assert processor._forced_token([7, *tokens], budget) is None  # the answer did not open with a thought
 

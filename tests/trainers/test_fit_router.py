@@ -235,9 +235,9 @@ def test_token_cost_moves_decisions():
     assert torch.equal(probabilities(model, processor) > 0.5, ~is_hard())
 
 
-def expected_regret(router_logits, target, weight=None):
+def expected_regret(branch_logits, target, weight=None):
     """What `regret_loss` is not: convex nowhere, and flat where the router is sure."""
-    p = router_logits.softmax(dim=-1)[:, 1]
+    p = branch_logits.softmax(dim=-1)[:, 1]
     return ((target * (1 - p) + (1 - target) * p) * (1 if weight is None else weight)).mean()
 
 

@@ -21,7 +21,7 @@ def route_all(trainer) -> torch.Tensor:
     model = trainer.model
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "task")}
     with torch.no_grad():
-        return model(**inputs).router_logits, batch
+        return model(**inputs).branch_logits, batch
 
 
 def test_thinking_ratio_per_task(tmp_path):
@@ -116,5 +116,5 @@ def test_one_branch_is_an_island(tmp_path):
     before = answers()
     trainer.train()
     after = answers()
-    assert after[1].logits.equal(before[1].logits) and after[1].router_logits.equal(before[1].router_logits)
+    assert after[1].logits.equal(before[1].logits) and after[1].branch_logits.equal(before[1].branch_logits)
     assert not after[0].logits.equal(before[0].logits)

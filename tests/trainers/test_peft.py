@@ -41,7 +41,7 @@ def test_the_adapter_loads_over_the_same_model(tmp_path):
     with torch.no_grad():
         expected, found = (model.eval()(**batch) for model in (trainer.model, loaded))
     assert torch.equal(expected.logits, found.logits)
-    assert torch.equal(expected.router_logits, found.router_logits)
+    assert torch.equal(expected.branch_logits, found.branch_logits)
 
 
 def test_two_places_that_say_what_trains(tmp_path):

@@ -91,7 +91,7 @@ def test_a_router_that_is_sure_and_wrong_gets_a_gradient():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: regret_loss(torch.zeros(3), torch.zeros(3)), r"`router_logits` has shape \(3,\)"),
+        (lambda: regret_loss(torch.zeros(3), torch.zeros(3)), r"`branch_logits` has shape \(3,\)"),
         (lambda: regret_loss(torch.zeros(3, 2), torch.zeros(3, 1)), r"`gain` has shape \(3, 1\)"),
         (lambda: policy_gradient_loss(torch.zeros(3, 2), torch.zeros(2), torch.zeros(3)), "`thinking` has shape"),
         (lambda: policy_gradient_loss(torch.zeros(3, 2), torch.zeros(3), torch.zeros(1)), "`advantage` has shape"),

@@ -37,7 +37,7 @@ def loss_of(model, batch) -> torch.Tensor:
     labels = batch.pop("labels")
     outputs = model(**batch, use_cache=False)
     language = F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
-    return language / 10 + F.cross_entropy(outputs.router_logits, batch["thinking"].long())
+    return language / 10 + F.cross_entropy(outputs.branch_logits, batch["thinking"].long())
 
 
 def batch_of(modes, images=(1,)) -> dict:

@@ -5,7 +5,7 @@ from transformers import Qwen2_5_VLConfig
 
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from ..modeling.modeling_metis_home import MetisHomeRouter
+from ..modeling.router_metis_home import MetisHomeRouter
 from .adapters import Adapter, check_adapter
 from .checkpoint import LazyTensor, is_branch_tensor
 from .low_rank import add_delta, low_rank_tensors

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from .._extras import require_extra
+from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 
 
@@ -200,7 +201,7 @@ def _questions(outcomes: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, i
 
 
 def _taken(threshold: float, probability: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.where(probability >= threshold, values[:, 1], values[:, 0])
+    return np.where(is_thinking(probability, threshold), values[:, 1], values[:, 0])
 
 
 def _lowest(thresholds, probability, values, limit: float, target: str) -> float:
@@ -219,7 +220,7 @@ def _figures(threshold: float, probability: np.ndarray, right: np.ndarray, token
     taken = _taken(threshold, probability, tokens)
     accuracy, thinking = float(_taken(threshold, probability, right).mean()), float(right[:, 1].mean())
     return {
-        "thinking_ratio": float((probability >= threshold).mean()),
+        "thinking_ratio": float(is_thinking(probability, threshold).mean()),
         "tokens": None if np.isnan(taken).all() else float(np.nanmean(taken)),
         "accuracy": accuracy,
         "accuracy_thinking": thinking,
@@ -232,7 +233,7 @@ def _interval(target, threshold, probability, tokens, confidence: float, seed: i
     if target == "token_budget":
         drawn = bootstrap_shares({"tokens": _taken(threshold, probability, tokens)}, range(n), seed=seed)
         return interval(drawn["tokens"], confidence)
-    thinking, tail = int((probability >= threshold).sum()), (1 - confidence) / 2
+    thinking, tail = int(is_thinking(probability, threshold).sum()), (1 - confidence) / 2
     return [
         0.0 if thinking == 0 else float(beta.ppf(tail, thinking, n - thinking + 1)),
         1.0 if thinking == n else float(beta.ppf(1 - tail, thinking + 1, n - thinking)),

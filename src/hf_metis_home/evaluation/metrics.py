@@ -10,13 +10,15 @@ from collections.abc import Iterable
 import numpy as np
 from datasets import Dataset
 
+from ..modeling.configuration_metis_home import BRANCHES
+from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 from .leakage import format_validity, leakage
 from .policies import POOLED
 from .routing_metrics import calibration_error, call_curve, call_performance, hacc, nauc, reliability
 
 
-BRANCHES = ("non_thinking", "thinking")  # in the order of the columns of arrays
+MODES = BRANCHES[::-1]  # in the order of the columns of arrays
 CURVE_POINTS = 201  # of a curve, at the most
 OWN = ("router", "thinking", "non_thinking", "random", "oracle", "model")
 
@@ -115,7 +117,7 @@ class Rows:
         self.table = table
         # `object` columns hold None where a model left them empty.
         number = {
-            kind: np.stack([table[f"{kind}_{branch}"].astype(float).to_numpy() for branch in BRANCHES], axis=1)
+            kind: np.stack([table[f"{kind}_{branch}"].astype(float).to_numpy() for branch in MODES], axis=1)
             for kind in ("correct", "tokens", "seconds")
         }
         self.answered = ~np.isnan(number["correct"])  # [N, 2]
@@ -123,10 +125,8 @@ class Rows:
         self.tokens, self.seconds = number["tokens"], number["seconds"]
         asked = table["thinking_probability"].astype(float).to_numpy()
         self.probability = np.nan_to_num(asked)
-        # Compared in fp32, as the model does: there a probability of 0.7 is not below a threshold of 0.7.
-        thinking = asked.astype(np.float32) >= np.float32(threshold)
-        self.thinking = np.where(np.isnan(asked), np.nan, thinking.astype(float))
-        self.branches = [branch for number, branch in enumerate(BRANCHES) if self.answered[:, number].any()]
+        self.thinking = np.where(np.isnan(asked), np.nan, is_thinking(asked, threshold))
+        self.branches = [branch for number, branch in enumerate(MODES) if self.answered[:, number].any()]
         if kind is None:
             both, routed = len(self.branches) == 2, not np.isnan(asked).all()
             kind = "router" if both and routed else self.branches[0] if len(self.branches) == 1 else "model"
@@ -191,7 +191,7 @@ def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
         "policies": policies,
         "format": {
             branch: format_validity(_texts(rows, branch), branch == "thinking")
-            for branch in BRANCHES
+            for branch in MODES
             if branch in rows.branches
         },
         "leakage": leakage(_texts(rows, "non_thinking"), rows.tokens[rows.answered[:, 0], 0]),

@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..modeling.configuration_metis_home import BRANCHES
 from .cards import hub_id
 
 
-BRANCHES = ("thinking", "non_thinking")
 TRAINERS = {"MetisHomeSFTTrainer": "sft", "MetisHomeGRPOTrainer": "grpo"}
 STAGES = {"upcycle": "upcycled", "sft": "sft", "grpo": "grpo"}
 # File to the kind of step; `run.json` names a trainer. A later command writes another file, into another folder.

@@ -1,5 +1,7 @@
 """Configuration of a Metis-HOME model. This file travels to the Hub beside the weights (`trust_remote_code`)."""
 
+from collections.abc import Iterable
+
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
@@ -18,23 +20,31 @@ AUTO_MAP = {
 }
 
 
-COLUMNS, ROWS = (*ATTENTION_PROJECTIONS[:3], *FFN_PROJECTIONS[:2]), ("o_proj", "down_proj")
+def tensor_parallel_plan(shared_ffn: bool, branches: Iterable[str], deltas: Iterable[str] | None) -> dict[str, str]:
+    """
+    How tensor parallelism splits the linear layers of the decoder.
 
-
-def tensor_parallel_plan(branch_kind: str) -> dict[str, str]:
-    """How tensor parallelism splits every linear layer of the decoder, the branches' included."""
+    Args:
+        shared_ffn (`bool`):
+            Whether any layer has a feed-forward network outside its branches.
+        branches (`Iterable[str]`):
+            The branches that are loaded; none of a router alone.
+        deltas (`Iterable[str]`, *optional*):
+            The projections with a LoRA delta per branch. None where a branch is a feed-forward network of its own.
+    """
     plan = {}
-    for projections, kind in ((COLUMNS, "colwise"), (ROWS, "rowwise")):
-        for projection in projections:
-            module = "mlp" if projection in FFN_PROJECTIONS else "self_attn"
+    for projection in (*ATTENTION_PROJECTIONS, *FFN_PROJECTIONS):
+        kind = "rowwise" if projection in ("o_proj", "down_proj") else "colwise"
+        module = "mlp" if projection in FFN_PROJECTIONS else "self_attn"
+        if module == "self_attn" or shared_ffn:
             plan[f"layers.*.{module}.{projection}"] = kind
-            for branch in BRANCHES:
-                name = f"layers.*.{module}.{branch}.{projection}"
-                if branch_kind == "lora":
-                    # The half that meets what is split; the other is whole on every device.
-                    plan[f"{name}.{'lora_B' if kind == 'colwise' else 'lora_A'}"] = kind
-                elif module == "mlp":
-                    plan[name] = kind
+        for branch in branches:
+            name = f"layers.*.{module}.{branch}.{projection}"
+            if deltas is None and module == "mlp":
+                plan[name] = kind
+            elif deltas is not None and projection in deltas:
+                # The matrix that meets what is split; the other is whole on every device.
+                plan[f"{name}.{'lora_B' if kind == 'colwise' else 'lora_A'}"] = kind
     return plan
 
 
@@ -107,7 +117,6 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
             errors.append(f"`router_hidden_size` is {self.router_hidden_size}, but must be at least 1.")
         if errors:
             raise ValueError("\n".join(errors))
-        self.base_model_tp_plan = tensor_parallel_plan(self.branch_kind)  # of no file: `to_dict` leaves it out
 
 
 class MetisHomeConfig(Qwen2_5_VLConfig):

@@ -2,22 +2,20 @@
 Metis-HOME (arXiv 2510.20519) on transformers' Qwen2.5-VL: from layer `router_layer` on, each decoder layer has two
 feed-forward branches, *thinking* and *non_thinking*, and a router sends each query to one of them for its whole answer.
 
-This file travels to the Hub beside the weights, so it imports nothing but torch, transformers and its two siblings.
-Attention, vision tower, embeddings, norms, head, positions and caches are the parent's. Restated here, because the
-parent leaves no room for the branch: the decoder layer, and the two forwards through which the decision has to travel.
-Nothing is kept on a module between calls: a decision lives in the arguments of the call it was made for.
+This file ships to the Hub with the weights, so it imports only torch, transformers and its sibling files. Attention,
+vision tower, embeddings, norms, head, positions and caches are the parent's. Restated here, because the parent leaves
+no room for the branch: the decoder layer, and the forwards through which a decision travels. Modules keep nothing
+between calls: a decision lives in the arguments of the call it was made for.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from transformers import LogitsProcessorList, UnbatchedClassifierFreeGuidanceLogitsProcessor
+from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLAttention,
@@ -29,7 +27,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .branches_metis_home import (
@@ -38,46 +36,68 @@ from .branches_metis_home import (
     MetisHomeLowRankAttention,
     MetisHomeLowRankMLP,
     MetisHomeZeroLinear,
+    loaded_branches,
 )
-from .compat_metis_home import CACHE
+from .compat_metis_home import (
+    CACHE,
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+    slice_logits_to_keep,
+)
 from .configuration_metis_home import (
     ATTENTION_PROJECTIONS,
     BRANCHES,
     MetisHomeConfig,
     MetisHomeTextConfig,
     check_only_branch,
+    tensor_parallel_plan,
 )
 from .generation_metis_home import (
-    GenerationDecision,
+    GenerationCall,
+    MetisHomeDecision,
+    MetisHomeGenerationMixin,
     ThinkingBudgetLogitsProcessor,
-    check_budgets,
-    common_prefix,
+    decide,
+)
+from .router_metis_home import (
+    MetisHomeRouter,
+    check_prompts,
+    check_routable,
+    check_thinking,
+    check_threshold,
+    is_thinking,
+    readable_tokens,
 )
 
 
-ROUTER_QUERIES = 4  # learned queries of the "attention" pooling
+@dataclass
+class MetisHomeModelOutputWithPast(MultimodalBaseModelOutputWithPast):
+    """
+    Args:
+        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*):
+            What the vision tower made of images and videos.
+        branch_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
+            The router's scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
+    """
+
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
+    branch_logits: torch.FloatTensor | None = None
 
 
 @dataclass
-class MetisHomeModelOutputWithPast(BaseModelOutputWithPast):
+class MetisHomeCausalLMOutputWithPast(MultimodalCausalLMOutputWithPast):
     """
     Args:
-        router_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
-            Router scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
+        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*):
+            What the vision tower made of images and videos.
+        branch_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
+            The router's scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
     """
 
-    router_logits: torch.FloatTensor | None = None
-
-
-@dataclass
-class MetisHomeCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """
-    Args:
-        router_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
-            Router scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
-    """
-
-    router_logits: torch.FloatTensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
+    branch_logits: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -97,116 +117,6 @@ class MetisHomeRouting(ModelOutput):
     logits: torch.FloatTensor | None = None
     thinking_probability: torch.FloatTensor | None = None
     thinking: torch.LongTensor | None = None
-
-
-def check_threshold(thinking_threshold: float | None, default: float) -> float:
-    """The threshold to use: the argument, or the config's where it is None. An error outside [0, 1]."""
-    if thinking_threshold is None:
-        return default
-    if isinstance(thinking_threshold, bool) or not isinstance(thinking_threshold, (int, float)):
-        raise ValueError(
-            f"`thinking_threshold` is {thinking_threshold!r}, but must be a number in [0, 1]: a query goes to the "
-            "thinking branch where the router's probability is at least this."
-        )
-    if not 0.0 <= thinking_threshold <= 1.0:
-        raise ValueError(
-            f"`thinking_threshold` is {thinking_threshold}, but it is compared with a probability and must be in "
-            "[0, 1]: 0 sends every query to the thinking branch; to force a branch, pass `thinking=True` or `False`."
-        )
-    return float(thinking_threshold)
-
-
-def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | None:
-    """
-    One form for every way to say `thinking`.
-
-    Returns:
-        `None` (the router decides every row), a `bool` (all rows share a branch), a `torch.BoolTensor` of shape
-        `(batch_size,)` (every row decided), or a `torch.LongTensor` of that shape, -1 where the router decides.
-    """
-    meaning = "True (thinking branch), False (non-thinking branch) or None (the router decides)"
-    if thinking is None or isinstance(thinking, bool):
-        return thinking
-    if isinstance(thinking, (list, tuple)):
-        for row, value in enumerate(thinking):
-            if value is not None and not isinstance(value, bool):
-                raise ValueError(f"`thinking[{row}]` is {value!r}, but must be {meaning}.")
-        decided = None not in thinking
-        thinking = torch.tensor([-1 if value is None else int(value) for value in thinking], device=device)
-    elif isinstance(thinking, torch.Tensor):
-        if thinking.is_floating_point() or thinking.is_complex():
-            raise ValueError(
-                f"`thinking` has dtype {thinking.dtype}, but must be boolean, or integer with 1, 0 and -1."
-            )
-        # A boolean tensor is known to be decided without looking at it, which would wait for the device.
-        decided = thinking.dtype == torch.bool or not bool((thinking < 0).any())
-    else:
-        raise ValueError(f"`thinking` is {thinking!r}, but must be {meaning}, or a list of such values, one per row.")
-    if thinking.shape != (batch_size,):
-        raise ValueError(
-            f"`thinking` has shape {tuple(thinking.shape)}, but the batch has {batch_size} rows: pass one value per "
-            "row, or a single True / False for all of them."
-        )
-    return thinking.to(device=device, dtype=torch.bool if decided else torch.long)
-
-
-class MetisHomeRouter(nn.Module):
-    """
-    Pools the prompt's hidden states and scores the two branches.
-
-    It computes in the dtype of its own weights, fp32 unless the user casts the model, whatever the model's dtype. The
-    scores start at zero, so an untrained router gives every query probability 0.5.
-    """
-
-    def __init__(self, config: MetisHomeTextConfig):
-        super().__init__()
-        self.pooling = config.router_pooling
-        self.hidden_size = config.hidden_size
-        vectors = {"mean": 1, "modality_mean": 2, "attention": ROUTER_QUERIES}[self.pooling]
-        if self.pooling == "attention":
-            self.query = nn.Linear(config.hidden_size, ROUTER_QUERIES, bias=False)
-        self.up_proj = nn.Linear(vectors * config.hidden_size, config.router_hidden_size)
-        self.score = MetisHomeZeroLinear(config.router_hidden_size, 2)
-
-    def forward(
-        self, hidden_states: torch.Tensor, router_mask: torch.Tensor, vision_mask: torch.Tensor
-    ) -> torch.FloatTensor:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
-                Hidden states of the prompt at the router's depth.
-            router_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`):
-                Tokens that the router may read.
-            vision_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`):
-                Tokens that hold image or video features.
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, 2)`: scores, column 1 = thinking.
-        """
-        with maybe_autocast(device_type=hidden_states.device.type, enabled=False):
-            return self.score(F.silu(self.up_proj(self.pool(hidden_states, router_mask, vision_mask))))
-
-    def pool(
-        self, hidden_states: torch.Tensor, router_mask: torch.Tensor, vision_mask: torch.Tensor
-    ) -> torch.FloatTensor:
-        """One vector per prompt, of shape `(batch_size, vectors * hidden_size)`, of its normalised tokens."""
-        features = self.normalise(hidden_states.to(self.score.weight.dtype))
-        # Padding can hold NaN (an attention row with nothing to attend to), which a weight of 0 would not take away.
-        features = features.masked_fill(~router_mask[..., None], 0.0)
-        if self.pooling == "attention":
-            scores = self.query(features).masked_fill(~router_mask[..., None], torch.finfo(features.dtype).min)
-            weights = scores.softmax(dim=1).transpose(1, 2)  # [B, Q, T]
-        else:
-            masks = [router_mask]
-            if self.pooling == "modality_mean":
-                masks = [router_mask & ~vision_mask, router_mask & vision_mask]
-            weights = torch.stack(masks, dim=1).to(features.dtype)  # [B, V, T]
-            weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
-        return (weights @ features).flatten(1)
-
-    def normalise(self, features: torch.Tensor) -> torch.Tensor:
-        """Bring every token to mean 0 and variance 1: vision features are far larger than those of text."""
-        return F.layer_norm(features, (self.hidden_size,))
 
 
 class MetisHomeDecoderLayer(Qwen2_5_VLDecoderLayer):
@@ -260,6 +170,14 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
     _can_record_outputs = {"hidden_states": Qwen2_5_VLDecoderLayer, "attentions": Qwen2_5_VLAttention}
 
     def __init__(self, config: MetisHomeTextConfig):
+        lora = config.branch_kind == "lora"
+        config.base_model_tp_plan = tensor_parallel_plan(
+            shared_ffn=lora or config.router_layer > 0,
+            branches=loaded_branches(config) if config.router_layer < config.num_hidden_layers else (),
+            deltas=config.branch_projections if lora else None,
+        )
+        if config.num_hidden_layers == 0:  # a router that reads the embeddings
+            config.base_model_tp_plan = {}
         super().__init__(config)
         for layer_idx in range(config.router_layer, config.num_hidden_layers):
             self.layers[layer_idx] = MetisHomeDecoderLayer(config, layer_idx)
@@ -313,8 +231,8 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
             inputs_embeds = self.embed_tokens(input_ids)
         shared_layers = self.config.router_layer
         if route_only and shared_layers == 0:  # nothing in front of the router needs positions and masks
-            router_logits = self._router_logits(inputs_embeds, router_mask, vision_mask)
-            return MetisHomeModelOutputWithPast(last_hidden_state=inputs_embeds, router_logits=router_logits)
+            branch_logits = self._branch_logits(inputs_embeds, router_mask, vision_mask)
+            return MetisHomeModelOutputWithPast(last_hidden_state=inputs_embeds, branch_logits=branch_logits)
 
         # As in the parent: 3 rows for temporal, height and width; a 4th in front holds text positions for packed masks.
         if position_ids is None:
@@ -352,9 +270,9 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         for layer, mask in zip(self.layers[:shared_layers], masks[:shared_layers], strict=True):
             hidden_states = layer(hidden_states, attention_mask=mask, **layer_kwargs)
 
-        router_logits = self._router_logits(hidden_states, router_mask, vision_mask)
+        branch_logits = self._branch_logits(hidden_states, router_mask, vision_mask)
         if route_only:
-            return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, router_logits=router_logits)
+            return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, branch_logits=branch_logits)
 
         if shared_layers == len(self.layers):
             raise ValueError(
@@ -364,14 +282,14 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         if self.config.only_branch is not None:
             branch = thinking  # a `bool`, the one that is loaded
         else:
-            branch = self._branch(thinking, router_logits, thinking_threshold, hidden_states)
+            branch = self._branch(thinking, branch_logits, thinking_threshold, hidden_states)
         for layer, mask in zip(self.layers[shared_layers:], masks[shared_layers:], strict=True):
             hidden_states = layer(hidden_states, branch=branch, attention_mask=mask, **layer_kwargs)
         return MetisHomeModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), router_logits=router_logits, **{CACHE: cache}
+            last_hidden_state=self.norm(hidden_states), branch_logits=branch_logits, **{CACHE: cache}
         )
 
-    def _router_logits(
+    def _branch_logits(
         self,
         hidden_states: torch.Tensor,
         router_mask: torch.BoolTensor | None,
@@ -386,7 +304,7 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
     @staticmethod
     def _branch(
         thinking: bool | torch.LongTensor | None,
-        router_logits: torch.FloatTensor | None,
+        branch_logits: torch.FloatTensor | None,
         threshold: float,
         hidden_states: torch.Tensor,
     ) -> bool | torch.Tensor | BranchRows:
@@ -396,8 +314,8 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
             if not training or torch.compiler.is_compiling():
                 return thinking
             thinking = torch.full((hidden_states.shape[0],), int(thinking), device=hidden_states.device)
-        if router_logits is not None:
-            routed = (router_logits.detach().softmax(dim=-1)[:, 1] >= threshold).long()
+        if branch_logits is not None:
+            routed = is_thinking(branch_logits.detach().softmax(dim=-1)[:, 1], threshold).long()
             thinking = routed if thinking is None else torch.where(thinking < 0, routed, thinking)
         thinking = thinking.bool()
         if torch.compiler.is_compiling():
@@ -458,11 +376,11 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
         undecided = thinking is None or (isinstance(thinking, torch.Tensor) and thinking.dtype != torch.bool)
         if undecided and not route_only:
-            self._check_routable(cache, prompt_mask)
+            check_routable(cache, prompt_mask)
 
         router_mask = vision_mask = None
         if undecided or route_only or prompt_mask is not None:
-            router_mask = self._router_mask(input_ids, inputs, attention_mask, prompt_mask)
+            router_mask = readable_tokens(self.config, input_ids, inputs, attention_mask, prompt_mask)
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -470,6 +388,11 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         if router_mask is not None:
             vision_mask = (image_mask | video_mask).squeeze(-1)
 
+        if mm_encoder_outputs is not None and (pixel_values is not None or pixel_values_videos is not None):
+            raise ValueError(
+                "`mm_encoder_outputs` already holds what the vision tower makes of `pixel_values` and "
+                "`pixel_values_videos`: pass one or the other."
+            )
         features = dict(mm_encoder_outputs or {})
         if pixel_values is not None:
             features["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
@@ -496,7 +419,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             if route_only:
                 self.rope_deltas = rope_deltas  # another generation may be decoding with them
 
-        return self.language_model(
+        outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
@@ -508,6 +431,9 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             vision_mask=vision_mask,
             route_only=route_only,
             **kwargs,
+        )
+        return MetisHomeModelOutputWithPast(
+            **outputs, image_outputs=features.get("image"), video_outputs=features.get("video")
         )
 
     @torch.no_grad()
@@ -528,10 +454,52 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             [`MetisHomeRouting`]: `logits` `(batch_size, 2)`, `thinking_probability` and `thinking` `(batch_size,)`.
         """
         thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
-        _check_prompts(inputs.get("attention_mask"))
-        logits = self(**inputs, route_only=True).router_logits
+        check_prompts(inputs.get("attention_mask"))
+        logits = self(**inputs, route_only=True).branch_logits
         probability = logits.softmax(dim=-1)[:, 1]
-        return MetisHomeRouting(logits, probability, (probability >= thinking_threshold).long())
+        return MetisHomeRouting(logits, probability, is_thinking(probability, thinking_threshold).long())
+
+    @torch.no_grad()
+    def decide(
+        self,
+        *,
+        thinking: bool | list[bool | None] | torch.Tensor | None = None,
+        thinking_threshold: float | None = None,
+        **inputs,
+    ) -> MetisHomeDecision:
+        """
+        Which branch `generate` would answer each prompt with, and why, without answering.
+
+        The router is asked once, and only if `thinking` and the openings of the prompts leave a row undecided. Pass the
+        result to `generate(decision=...)`, with the same inputs, to answer without running router and vision tower
+        again.
+
+        Args:
+            thinking (`bool`, `list` of `bool` or `None`, or `torch.Tensor` of shape `(batch_size,)`, *optional*):
+                `True` thinking branch, `False` non-thinking branch, `None` (in an integer tensor -1) the opening of the
+                prompt, or the router.
+            thinking_threshold (`float`, *optional*, defaults to `config.thinking_threshold`):
+                The router's decision is thinking where its probability is at least this, in [0, 1].
+            inputs:
+                What the processor returns for the prompts, as in `route`.
+
+        Returns:
+            [`MetisHomeDecision`]: `thinking`, `thinking_probability` and `source` per row.
+
+        Raises:
+            ValueError: `thinking` of a wrong length, type or value, or that contradicts the opening of a prompt; a
+                threshold outside [0, 1], or one without effect; a row of `attention_mask` that is all zero.
+
+        Example:
+
+        ```python
+        >>> decision = model.decide(**inputs)
+        >>> decision.thinking.tolist(), decision.source
+        ([1], ['router'])
+        >>> tokens = model.generate(**inputs, decision=decision, max_new_tokens=256)
+        ```
+        """
+        return decide(self, inputs, thinking, thinking_threshold)
 
     def only_loaded_branch(self, thinking: bool | torch.Tensor | None) -> bool | torch.Tensor | None:
         """What `check_thinking` gave; where a single branch is loaded that branch, and an error for the other."""
@@ -579,47 +547,10 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             inputs_embeds = inputs_embeds.masked_scatter(image_mask if modality == "image" else video_mask, embeds)
         return inputs_embeds
 
-    @staticmethod
-    def _check_routable(cache: Cache | None, prompt_mask: torch.Tensor | None):
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
-                f"`thinking` is not given, but `{CACHE}` already holds tokens: the router decides once per query, from "
-                "the whole prompt. Pass `thinking=` with the branch of the query that is being continued."
-            )
-        if torch.is_grad_enabled() and prompt_mask is None:
-            raise ValueError(
-                "`thinking` is not given while gradients are on, and there is no `prompt_mask`: the router would read "
-                "the answer. Pass `thinking=` and `prompt_mask=` (True on prompt tokens) to train, or use "
-                "`torch.no_grad()`."
-            )
 
-    def _router_mask(self, input_ids, inputs, attention_mask, prompt_mask) -> torch.BoolTensor:
-        """Which tokens the router reads: the prompt's, without padding and without an assistant turn that is open."""
-        if prompt_mask is None:
-            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        elif prompt_mask.shape != inputs.shape[:2]:
-            raise ValueError(
-                f"`prompt_mask` has shape {tuple(prompt_mask.shape)}, but the input has {tuple(inputs.shape[:2])} "
-                "(batch, tokens): mark every token, True where it belongs to the prompt."
-            )
-        else:
-            mask = prompt_mask.bool()
-        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-            mask = mask & attention_mask.bool()
-
-        header = self.config.assistant_header_ids
-        if input_ids is None or not header or input_ids.shape[1] < len(header):
-            return mask
-        ids = input_ids.masked_fill(~mask, -1)  # what is not prompt cannot open or end a turn
-        starts = (ids.unfold(1, len(header), 1) == torch.tensor(header, device=ids.device)).all(-1)  # [B, T - n + 1]
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        last_header = torch.where(starts, positions[: starts.shape[1]], -1).amax(dim=1)
-        last_end = torch.where(ids == self.config.end_of_turn_id, positions, -1).amax(dim=1)
-        open_from = torch.where(last_header > last_end, last_header, ids.shape[1])  # [B]
-        return mask & (positions < open_from[:, None])
-
-
-class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForConditionalGeneration):
+class MetisHomeForConditionalGeneration(
+    MetisHomeGenerationMixin, MetisHomePreTrainedModel, Qwen2_5_VLForConditionalGeneration
+):
     """
     Qwen2.5-VL with a thinking and a non-thinking branch and a router that picks one per query (arXiv 2510.20519).
 
@@ -686,7 +617,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             prompt_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
                 True on the tokens of the prompt, which are all that the router reads. Needed when the input holds an
                 answer too, as in training; without it the whole input is the prompt. The router runs, and
-                `router_logits` is returned, when this is given or a row is undecided.
+                `branch_logits` is returned, when this is given or a row is undecided.
 
         Returns:
             [`MetisHomeCausalLMOutputWithPast`]: `loss` is the language model's loss alone; the router's belongs to the
@@ -717,8 +648,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             past_key_values=past_key_values,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -729,13 +659,19 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
+            image_outputs=outputs.image_outputs,
+            video_outputs=outputs.video_outputs,
+            branch_logits=outputs.branch_logits,
             **{CACHE: getattr(outputs, CACHE)},
         )
 
     def route(self, **inputs) -> MetisHomeRouting:
         """See [`MetisHomeModel.route`]."""
         return self.model.route(**inputs)
+
+    def decide(self, **inputs) -> MetisHomeDecision:
+        """See [`MetisHomeModel.decide`]."""
+        return self.model.decide(**inputs)
 
     @torch.no_grad()
     def generate(
@@ -747,6 +683,7 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
         thinking: bool | list[bool | None] | torch.Tensor | None = None,
         thinking_threshold: float | None = None,
         max_thinking_tokens: int | list[int | None] | None = None,
+        decision: MetisHomeDecision | None = None,
         **kwargs,
     ):
         """
@@ -761,7 +698,10 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
                 The dial: thinking where the router's probability is at least this, in [0, 1].
             max_thinking_tokens (`int`, or `list` of `int` or `None` of length `batch_size`, *optional*):
                 The budget: a thought that reaches so many tokens after its opening is closed, and the answer follows.
-                Of no concern to queries that the non-thinking branch answers.
+                No effect on queries that the non-thinking branch answers.
+            decision ([`MetisHomeDecision`], *optional*):
+                What [`MetisHomeModel.decide`] returned for these inputs, in place of `thinking` and
+                `thinking_threshold`. Neither the router nor, where it was asked, the vision tower runs again.
 
         Returns:
             What the parent returns. With `return_dict_in_generate=True` it also carries, one per returned sequence,
@@ -769,18 +709,20 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             router was not asked).
 
         Raises:
-            ValueError: as in `forward`; a threshold or a budget that cannot have an effect, because `thinking` decides
-                every row; `thinking` that contradicts the opening of a prompt; a budget below 1, or without the token
-                ids of the format in the configuration.
+            ValueError: as in `forward`; a threshold or a budget without effect, because `thinking` decides every row;
+                `thinking` that contradicts the opening of a prompt; a budget below 1, or without the token ids of the
+                format in the configuration; a `decision` beside `thinking` or a threshold, or for another batch size.
         """
-        _check_prompts(kwargs.get("attention_mask"))
-        decision = GenerationDecision(max_thinking_tokens)
-        if max_thinking_tokens is not None:
-            self._check_budget(max_thinking_tokens)
-            budget = ThinkingBudgetLogitsProcessor(
-                decision, self.config.thinking_opening_ids, self.config.thinking_closing_ids
+        if decision is not None and (thinking is not None or thinking_threshold is not None):
+            raise ValueError(
+                "`decision` already names the branch of every row, so `thinking` and `thinking_threshold` cannot be "
+                "passed with it: pass them to `decide`."
             )
-            logits_processor = LogitsProcessorList([*(logits_processor or ()), budget])
+        check_prompts(kwargs.get("attention_mask"))
+        call = GenerationCall(decision)
+        if max_thinking_tokens is not None:
+            call.budget = ThinkingBudgetLogitsProcessor(max_thinking_tokens, self.config)
+            logits_processor = LogitsProcessorList([*(logits_processor or ()), call.budget])
         outputs = super().generate(
             inputs,
             generation_config,
@@ -788,186 +730,22 @@ class MetisHomeForConditionalGeneration(MetisHomePreTrainedModel, Qwen2_5_VLForC
             *args,
             thinking=thinking,
             thinking_threshold=thinking_threshold,
-            decision=decision,
+            call=call,
             **kwargs,
         )
         if isinstance(outputs, ModelOutput):
-            per_query = outputs.sequences.shape[0] // decision.thinking.shape[0]
-            outputs["thinking"] = decision.thinking.repeat_interleave(per_query).long()
-            outputs["thinking_probability"] = decision.thinking_probability.repeat_interleave(per_query)
+            made = call.decision
+            per_query = outputs.sequences.shape[0] // made.thinking.shape[0]
+            outputs["thinking"] = made.thinking.repeat_interleave(per_query)
+            outputs["thinking_probability"] = made.thinking_probability.repeat_interleave(per_query)
             if (cache := outputs.get(CACHE)) is not None:
-                cache.thinking = decision.thinking  # read where this model assists another
+                cache.thinking = made.thinking.bool()  # read where this model assists another
         return outputs
-
-    def init_continuous_batching(self, *args, **kwargs):
-        """Only with one branch loaded. Every way into continuous batching comes through here."""
-        if self.config.only_branch is None:
-            raise ValueError(
-                "Continuous batching (`generate_batch`, `init_continuous_batching`, `cache_implementation='paged'`) "
-                "packs many queries into one row, but the branch is chosen per row: one branch per row cannot be right "
-                "for all of them. Fix the branch (`from_pretrained(..., only_branch='thinking')`), or call `generate` "
-                "with a padded batch."
-            )
-        return super().init_continuous_batching(*args, **kwargs)
-
-    def _get_candidate_generator(self, *args, model_kwargs: dict, assistant_model=None, **kwargs):
-        # The parent hands every keyword to the assistant, and a dense one knows no branch.
-        if assistant_model is not None and assistant_model.config.model_type != self.config.model_type:
-            model_kwargs = {name: value for name, value in model_kwargs.items() if name != "thinking"}
-        return super()._get_candidate_generator(
-            *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
-        )
-
-    def _get_logits_processor(self, generation_config, *args, model_kwargs: dict | None = None, **kwargs):
-        processors = super()._get_logits_processor(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
-        for processor in processors:
-            if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor) and processor.model is self:
-                if generation_config.use_cache:
-                    raise ValueError(
-                        f"`guidance_scale={generation_config.guidance_scale}` needs `use_cache=False`: with a cache, "
-                        "Qwen2.5-VL in transformers counts the positions of the unconditional prompt wrongly and fails."
-                    )
-                # It calls the model once more per step, without the prompt, and that has to be the same branch.
-                processor.model = partial(self, thinking=model_kwargs["thinking"])
-        return processors
-
-    def _check_budget(self, max_thinking_tokens) -> None:
-        if not self.config.thinking_opening_ids or not self.config.thinking_closing_ids:
-            raise ValueError(
-                f"`max_thinking_tokens={max_thinking_tokens}` needs to know how a thought is opened and closed, but "
-                "`config.thinking_opening_ids` or `config.thinking_closing_ids` is empty. `metis-home upcycle` writes "
-                "them; `hf_metis_home.conversion.prepare_processor(processor, model.config)` adds them."
-            )
-
-    def _validate_model_kwargs(self, model_kwargs: dict):
-        # `decision` carries what is decided out of the parent's `generate`; it never reaches `forward`.
-        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "decision"})
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        if model_kwargs.get("mm_token_type_ids") is None and not inputs_tensor.is_floating_point():
-            model_kwargs = {**model_kwargs, "mm_token_type_ids": self.model.token_types(inputs_tensor)}
-        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-
-    def _maybe_prepare_encoder_kwargs_for_generation(
-        self, inputs_tensor, model_kwargs, model_input_name, generation_config
-    ) -> dict:
-        # The parent calls this once per `generate`, after it has made masks and positions and before it repeats rows
-        # for beams and returned sequences. The vision features computed here are used again by the prefill.
-        model_kwargs = super()._maybe_prepare_encoder_kwargs_for_generation(
-            inputs_tensor, model_kwargs, model_input_name, generation_config
-        )
-        decision = model_kwargs.pop("decision", None) or GenerationDecision()
-        threshold = model_kwargs.pop("thinking_threshold", None)
-        inputs = {**model_kwargs, model_input_name: inputs_tensor}
-        thinking, is_assistant = model_kwargs.pop("thinking", None), bool(generation_config.is_assistant)
-        if is_assistant and thinking is None:
-            # An assistant is called again and again for one answer. A dense target cannot hand the branch on, so it
-            # travels with the assistant's cache.
-            thinking = getattr(model_kwargs.get(CACHE), "thinking", None)
-        self._decide(decision, inputs, thinking, threshold, is_assistant)
-        # As a `bool` where the rows agree: then no step has to look at the device, and one branch is read.
-        share = decision.thinking.float().mean().item()
-        model_kwargs["thinking"] = bool(share) if share in (0.0, 1.0) else decision.thinking
-        return model_kwargs
-
-    def _decide(
-        self, decision: GenerationDecision, inputs: dict, thinking, threshold: float | None, is_assistant: bool
-    ) -> None:
-        """Fill in a decision: the branch that a prompt's opening names, else `thinking`, else the router's."""
-        input_ids = inputs.get("input_ids")
-        by_ids = input_ids is not None and input_ids.shape[1] > 0
-        tensor = input_ids if by_ids else inputs["inputs_embeds"]
-        batch_size, device = tensor.shape[0], tensor.device
-        decision.budgets = check_budgets(decision.max_thinking_tokens, batch_size)
-        threshold_value = check_threshold(threshold, self.config.thinking_threshold)
-        thinking = self.model.only_loaded_branch(check_thinking(thinking, batch_size, device))
-        if threshold is not None and (
-            isinstance(thinking, bool) or (thinking is not None and thinking.dtype == torch.bool)
-        ):
-            raise ValueError(
-                f"`thinking_threshold={threshold}` has no effect, because `thinking` already decides every row. Pass "
-                "one of them: `thinking` to force a branch, the threshold to let the router decide."
-            )
-        if decision.max_thinking_tokens is not None and (
-            thinking is False or (isinstance(thinking, torch.Tensor) and not thinking.any())
-        ):
-            raise ValueError(
-                f"`max_thinking_tokens={decision.max_thinking_tokens}` has no effect, because `thinking=False` in "
-                "every row lets none of them think. Pass one of them."
-            )
-        if not isinstance(thinking, torch.Tensor):
-            thinking = torch.full((batch_size,), -1 if thinking is None else int(thinking), device=device)
-        thinking = thinking.long()
-
-        decision.prefills = [[] for _ in range(batch_size)]
-        if by_ids:
-            decision.prompt_length = input_ids.shape[1]
-            decision.prefills = self._prefills(input_ids, inputs.get("attention_mask"))
-            openings = torch.tensor([self._opened_branch(prefill) for prefill in decision.prefills], device=device)
-            clash = (openings >= 0) & (thinking >= 0) & (openings != thinking)
-            # The answer so far is part of an assistant's prompt; what it begins with is not the user's choice.
-            if clash.any() and not is_assistant:
-                row = int(clash.nonzero()[0])
-                forced, opened = ("thinking", "non-thinking") if thinking[row] else ("non-thinking", "thinking")
-                raise ValueError(
-                    f"`thinking` forces the {forced} branch in row {row}, but the prompt of that row ends with the "
-                    f"opening of the {opened} branch. Leave `thinking` out, or render the prompt without "
-                    "`enable_thinking`."
-                )
-            thinking = torch.where(thinking < 0, openings, thinking)
-
-        probability = torch.full((batch_size,), float("nan"), device=device)
-        undecided = thinking < 0
-        if undecided.any():
-            MetisHomeModel._check_routable(inputs.get(CACHE), None)
-            skipped = (CACHE, "use_cache", "labels", "prompt_mask", "logits_to_keep")
-            prompt = {name: value for name, value in inputs.items() if name not in skipped}
-            if not by_ids:
-                prompt["input_ids"] = None
-            routing = self.route(**prompt, thinking_threshold=threshold_value)
-            probability = torch.where(undecided, routing.thinking_probability.to(device), probability)
-            thinking = torch.where(undecided, routing.thinking.to(device), thinking)
-        decision.thinking, decision.thinking_probability = thinking.bool(), probability
-
-    def _prefills(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
-        """Per row the tokens that follow an assistant header whose turn is still open; none where there is none."""
-        header, end = list(self.config.assistant_header_ids), self.config.end_of_turn_id
-        if not header:
-            return [[] for _ in input_ids]
-        prefills = []
-        for row, ids in enumerate(input_ids):
-            ids = (ids if attention_mask is None else ids[attention_mask[row].bool()]).tolist()
-            start = next((i for i in range(len(ids) - len(header), -1, -1) if ids[i : i + len(header)] == header), None)
-            answer = [] if start is None else ids[start + len(header) :]
-            prefills.append([] if end in answer else answer)
-        return prefills
-
-    def _opened_branch(self, prefill: list[int]) -> int:
-        """The branch whose opening the tokens of an answer begin with: 1, 0, or -1 where they begin with none."""
-        thinking, non_thinking = self.config.thinking_opening_ids, self.config.non_thinking_opening_ids
-        shared = {1: common_prefix(prefill, thinking), 0: common_prefix(prefill, non_thinking)}
-        if not thinking or not non_thinking or max(shared.values()) < min(len(thinking), len(non_thinking)):
-            return -1
-        # One opening may begin with the other (`<think` and `<think></think`), so the longer match names the branch.
-        return int(shared[1] >= shared[0])
 
 
 def _is_distributed() -> bool:
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _check_prompts(attention_mask: torch.Tensor | None):
-    if (
-        isinstance(attention_mask, torch.Tensor)
-        and attention_mask.ndim == 2
-        and not attention_mask.bool().any(dim=-1).all()
-    ):
-        row = int((~attention_mask.bool().any(dim=-1)).nonzero()[0])
-        raise ValueError(
-            f"`attention_mask` is all zero in row {row}: a prompt without a token cannot be routed or answered. Drop "
-            "the row."
-        )
 
 
 MetisHomeModel.register_for_auto_class("AutoModel")

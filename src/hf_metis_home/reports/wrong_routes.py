@@ -7,8 +7,7 @@ Bounded, so that a report stays small however many questions there are.
 import io
 from pathlib import Path
 
-import numpy as np
-
+from ..modeling.router_metis_home import is_thinking
 from .page import data_uri
 
 
@@ -43,7 +42,7 @@ def wrong_routes(table, threshold: float, questions: Path | None = None) -> dict
         & table["correct_thinking"].notna()
         & table["correct_non_thinking"].notna()
     ]
-    thinking = answered["thinking_probability"].astype("float32") >= np.float32(threshold)  # as the model compares
+    thinking = is_thinking(answered["thinking_probability"].to_numpy(), threshold)
     right = {mode: answered[f"correct_{mode}"].astype(bool) for mode in ("thinking", "non_thinking")}
     kinds = {
         "missed": answered[~thinking & right["thinking"] & ~right["non_thinking"]],

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 
 from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
+from ..modeling.router_metis_home import is_thinking
 from .router_preferences import preferences_from_labels, preferences_from_outcomes, split_questions
 from .router_report import Policy, RouterScore, best_threshold, calibration_scale, compare_policies, score_router
 from .router_training import layer_logits, read_prompts, token_logits, train_layers, train_with_queries
@@ -172,9 +173,9 @@ def fit_router(
     best = best_threshold(fit_logits_before, fit)
     probability = {name: scores.softmax(dim=-1)[:, 1] for name, scores in logits.items()}
     choices = {
-        "router": probability["calibrated"] >= threshold,
-        "router before": probability["before"] >= threshold,
-        "before, best threshold": probability["before"] >= best,
+        "router": is_thinking(probability["calibrated"], threshold),
+        "router before": is_thinking(probability["before"], threshold),
+        "before, best threshold": is_thinking(probability["before"], best),
     }
     return RouterFit(
         **{name: score_router(scores, held_out, threshold) for name, scores in logits.items()},

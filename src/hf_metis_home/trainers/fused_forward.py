@@ -37,8 +37,8 @@ def add_router_loss(model, router_loss: Callable) -> None:
         finally:
             handle.remove()
         # Log-probabilities are also computed without the router, and without need of its loss.
-        if (router_logits := backbone_outputs[0].router_logits) is not None:
-            outputs.aux_loss = router_loss(outputs, router_logits, kwargs["thinking"], router_target)
+        if (branch_logits := backbone_outputs[0].branch_logits) is not None:
+            outputs.aux_loss = router_loss(outputs, branch_logits, kwargs["thinking"], router_target)
         return outputs
 
     model.forward = types.MethodType(forward, model)

@@ -30,6 +30,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from ..modeling import MetisHomeConfig
+from ..modeling.router_metis_home import is_thinking
 from .advantages import alternating, branch_advantages, router_advantages, router_gain
 from .branch_rollouts import one_token_per_image, rollouts_of
 from .completions_log import add_images
@@ -286,12 +287,12 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             _WithRows(model, rows), input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
 
-    def _router_loss(self, outputs, router_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
+    def _router_loss(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
         threshold = self.model.config.thinking_threshold
-        self._routed = (router_logits.detach().softmax(dim=-1)[:, 1] >= threshold).float()
+        self._routed = is_thinking(branch_logits.detach().softmax(dim=-1)[:, 1], threshold).float()
         if self.args.router_objective == "regret":
-            return regret_loss(router_logits, router_target)
-        return policy_gradient_loss(router_logits, thinking, router_target)
+            return regret_loss(branch_logits, router_target)
+        return policy_gradient_loss(branch_logits, thinking, router_target)
 
     def _get_train_sampler(self, dataset=None):
         self._sampler = super()._get_train_sampler(dataset)

@@ -1,7 +1,7 @@
 """
 What a router learns from: labels, outcomes of both branches, or the reward of the branch that was taken.
 
-All take `router_logits` `[B, 2]` (column 1 = thinking), compute in fp32 and return a differentiable scalar.
+All take `branch_logits` `[B, 2]` (column 1 = thinking), compute in fp32 and return a differentiable scalar.
 
 Left out: the expected regret `p(worse branch) * |gain|` itself. Its gradient carries the factor `p (1 - p)`, which
 vanishes where a router is sure, so that one trained on task labels would never unlearn what outcomes prove wrong.
@@ -11,14 +11,14 @@ import torch
 
 
 def weighted_cross_entropy(
-    router_logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+    branch_logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.FloatTensor:
     """
     Cross-entropy towards a share of thinking: `mean(weight * -(target log p + (1 - target) log(1 - p)))`, where `p` is
     the probability of thinking. With weight 1 it is smallest where `p` is the mean of the targets.
 
     Args:
-        router_logits (`torch.Tensor` of shape `(batch_size, 2)`):
+        branch_logits (`torch.Tensor` of shape `(batch_size, 2)`):
             Scores, column 1 = thinking.
         target (`torch.Tensor` of shape `(batch_size,)`):
             Share of thinking in [0, 1]; boolean labels too.
@@ -38,14 +38,14 @@ def weighted_cross_entropy(
     tensor(0.6931)
     ```
     """
-    _check_shapes(router_logits, target=target, **({} if weight is None else {"weight": weight}))
-    log_p = router_logits.float().log_softmax(dim=-1)  # [B, 2]
+    _check_shapes(branch_logits, target=target, **({} if weight is None else {"weight": weight}))
+    log_p = branch_logits.float().log_softmax(dim=-1)  # [B, 2]
     target = target.detach().to(log_p)
     losses = -(target * log_p[:, 1] + (1 - target) * log_p[:, 0])  # [B]
     return (losses if weight is None else losses * weight.detach().to(log_p)).mean()
 
 
-def regret_loss(router_logits: torch.Tensor, gain: torch.Tensor) -> torch.FloatTensor:
+def regret_loss(branch_logits: torch.Tensor, gain: torch.Tensor) -> torch.FloatTensor:
     """
     Cross-entropy towards the better branch, weighted by what the choice is worth: `mean(|gain| * -log p(better))`.
 
@@ -55,7 +55,7 @@ def regret_loss(router_logits: torch.Tensor, gain: torch.Tensor) -> torch.FloatT
     `p` is the thinking branch's share of what is at stake, not the probability that it is right.
 
     Args:
-        router_logits (`torch.Tensor` of shape `(batch_size, 2)`):
+        branch_logits (`torch.Tensor` of shape `(batch_size, 2)`):
             Scores, column 1 = thinking.
         gain (`torch.Tensor` of shape `(batch_size,)`):
             Utility of the thinking branch minus that of the non-thinking one, in any unit. Rows with 0 add nothing,
@@ -74,18 +74,18 @@ def regret_loss(router_logits: torch.Tensor, gain: torch.Tensor) -> torch.FloatT
     tensor(0.5199)
     ```
     """
-    _check_shapes(router_logits, gain=gain)
-    return weighted_cross_entropy(router_logits, gain > 0, gain.float().abs())
+    _check_shapes(branch_logits, gain=gain)
+    return weighted_cross_entropy(branch_logits, gain > 0, gain.float().abs())
 
 
 def policy_gradient_loss(
-    router_logits: torch.Tensor, thinking: torch.Tensor, advantage: torch.Tensor
+    branch_logits: torch.Tensor, thinking: torch.Tensor, advantage: torch.Tensor
 ) -> torch.FloatTensor:
     """
     REINFORCE for the choice of the branch: `-mean(advantage * log p(taken branch))`.
 
     Args:
-        router_logits (`torch.Tensor` of shape `(batch_size, 2)`):
+        branch_logits (`torch.Tensor` of shape `(batch_size, 2)`):
             Scores, column 1 = thinking.
         thinking (`torch.Tensor` of shape `(batch_size,)`):
             The branch that was taken, boolean or 0 / 1. It must have been drawn from these probabilities (or the
@@ -106,22 +106,22 @@ def policy_gradient_loss(
     tensor(0.5199)
     ```
     """
-    _check_shapes(router_logits, thinking=thinking, advantage=advantage)
-    log_p = router_logits.float().log_softmax(dim=-1)
+    _check_shapes(branch_logits, thinking=thinking, advantage=advantage)
+    log_p = branch_logits.float().log_softmax(dim=-1)
     taken = log_p.gather(1, thinking.to(log_p.device).long()[:, None])[:, 0]  # [B]
     return -(advantage.detach().to(log_p) * taken).mean()
 
 
-def _check_shapes(router_logits: torch.Tensor, **rows: torch.Tensor) -> None:
+def _check_shapes(branch_logits: torch.Tensor, **rows: torch.Tensor) -> None:
     """Broadcasting would turn a wrong shape into a wrong loss without a word."""
-    if router_logits.ndim != 2 or router_logits.shape[1] != 2:
+    if branch_logits.ndim != 2 or branch_logits.shape[1] != 2:
         raise ValueError(
-            f"`router_logits` has shape {tuple(router_logits.shape)}, but must be (batch_size, 2): one score per "
+            f"`branch_logits` has shape {tuple(branch_logits.shape)}, but must be (batch_size, 2): one score per "
             "branch, as `route()` and `forward` return them."
         )
     for name, values in rows.items():
-        if values.shape != router_logits.shape[:1]:
+        if values.shape != branch_logits.shape[:1]:
             raise ValueError(
-                f"`{name}` has shape {tuple(values.shape)}, but `router_logits` has {len(router_logits)} rows: give "
-                f"one value per row, of shape ({len(router_logits)},)."
+                f"`{name}` has shape {tuple(values.shape)}, but `branch_logits` has {len(branch_logits)} rows: give "
+                f"one value per row, of shape ({len(branch_logits)},)."
             )

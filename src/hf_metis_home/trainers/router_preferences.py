@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from datasets import Dataset
 
+from ..modeling.configuration_metis_home import BRANCHES
 
-MODES = ("non_thinking", "thinking")  # in the order of the router's columns
+
+MODES = BRANCHES[::-1]  # in the order of the router's columns
 OUTCOME_COLUMNS = ("task", "id", *(f"{what}_{mode}" for what in ("correct", "tokens") for mode in MODES))
 
 

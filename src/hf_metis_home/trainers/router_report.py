@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..modeling.router_metis_home import is_thinking
 from .router_losses import weighted_cross_entropy
 from .router_preferences import Preferences
 
@@ -60,7 +61,7 @@ class Policy:
 def score_router(logits: torch.Tensor, preferences: Preferences, threshold: float) -> RouterScore:
     """Figures of scores `[N, 2]` at a threshold."""
     probability = logits.softmax(dim=-1)[:, 1]
-    thinking = probability >= threshold
+    thinking = is_thinking(probability, threshold)
     stake, target = preferences.stake, preferences.target
     # A soft label counts as the side that it leans to; one without a side agrees with either.
     agrees = torch.where(preferences.gain == 0, True, thinking == (preferences.gain > 0))

@@ -22,6 +22,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..data import TRAINING_COLUMNS, check_columns, check_row
 from ..modeling import MetisHomeConfig
+from ..modeling.router_metis_home import is_thinking
 from .collator import MetisHomeCollator
 from .fused_forward import add_router_loss
 from .mixin import MetisHomeTrainerMixin, model_type_of
@@ -167,23 +168,24 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
                     logs[f"{prefix}thinking_ratio/{task}"] = routed / rows
         super().log(logs, start_time)
 
-    def _router_loss(self, outputs, router_logits: torch.Tensor, thinking: torch.BoolTensor, router_target=None):
-        self._keep_statistics(outputs, router_logits, thinking.bool())
+    def _router_loss(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor, router_target=None):
+        self._keep_statistics(outputs, branch_logits, thinking.bool())
         if self._class_weights is None:
-            return F.cross_entropy(router_logits, thinking.long())
-        weights = self._class_weights.to(router_logits.device)[thinking.long()]
+            return F.cross_entropy(branch_logits, thinking.long())
+        weights = self._class_weights.to(branch_logits.device)[thinking.long()]
         # Not a weighted mean: the share of a mode in a batch must not change how much its rows count.
-        return (weights * F.cross_entropy(router_logits, thinking.long(), reduction="none")).mean()
+        return (weights * F.cross_entropy(branch_logits, thinking.long(), reduction="none")).mean()
 
-    def _keep_statistics(self, outputs, router_logits: torch.Tensor, thinking: torch.BoolTensor) -> None:
+    def _keep_statistics(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor) -> None:
         """Sums over one micro-batch, in the order of `STATISTICS`. Kept for `compute_loss`, which shares them."""
         with torch.no_grad():
-            self._routed = routed = router_logits.softmax(dim=-1)[:, 1] >= self.model.config.thinking_threshold
+            probability = branch_logits.softmax(dim=-1)[:, 1]
+            self._routed = routed = is_thinking(probability, self.model.config.thinking_threshold)
             nll = -outputs.log_probs.sum(dim=1)  # [B]; zero where there is no label
             tokens = outputs.label_mask.sum(dim=1)
             per_branch = [(values * rows).sum() for rows in (thinking, ~thinking) for values in (nll, tokens)]
             router = [
-                F.cross_entropy(router_logits, thinking.long(), reduction="sum"),
+                F.cross_entropy(branch_logits, thinking.long(), reduction="sum"),
                 (routed == thinking).sum(),
                 routed.sum(),
                 torch.tensor(len(thinking), device=nll.device),

@@ -158,25 +158,26 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
 @gpu
 def run(inputs, mode: str, threshold: float, both: bool) -> Iterator[tuple]:
     """
-    All that the model does for a request: first which branch was chosen and the router's probability, then again and
-    again a branch with its thought, answer, tokens and seconds. Plain values, since on ZeroGPU this is another process.
+    All that the model does for a request: first which branch answers, which one the router chose and its probability,
+    then again and again a branch with its thought, answer, tokens and seconds. Plain values, since on ZeroGPU this is
+    another process.
     """
     inputs = inputs.to(model.device)
     routing = model.route(**inputs, thinking_threshold=threshold)
-    chosen = {"auto": bool(routing.thinking), "think": True, "direct": False}[mode]
-    yield chosen, float(routing.thinking_probability)
+    routed = bool(routing.thinking)
+    chosen = {"auto": routed, "think": True, "direct": False}[mode]
+    yield chosen, routed, float(routing.thinking_probability)
     for thinking in (False, True) if both else (chosen,):
         started = time.perf_counter()
         for thought, text, tokens in stream(inputs, thinking):
             yield thinking, thought, text, tokens, time.perf_counter() - started
 
 
-def decision_card(thinking: bool, probability: float, threshold: float, mode: str) -> str:
+def decision_card(thinking: bool, routed: bool, probability: float, threshold: float, mode: str) -> str:
     """Which branch answers, and why. Everything in it is a number or stands here."""
-    compared = "at least" if probability >= threshold else "below"
+    compared = "at least" if routed else "below"
     router = f"The router gives thinking {probability:.3f}, {compared} the threshold {threshold:.3f}"
-    would = BRANCHES[probability >= threshold]
-    reason = f"{router}." if mode == "auto" else f"{router}: it would have chosen the {would} branch."
+    reason = f"{router}." if mode == "auto" else f"{router}: it would have chosen the {BRANCHES[routed]} branch."
     chosen = {"auto": "The router chose", "think": "You chose", "direct": "You chose", "both": "Both branches answer"}
     branch = "" if mode == "both" else f" the {BRANCHES[thinking]} branch"
     return (
@@ -193,8 +194,8 @@ def answer(image, question: str, mode: str, threshold: float, visitor: dict, bot
     with closing(run(model_inputs(image, question), mode, threshold, both)) as steps:
         if visitor["stopped"] >= number:  # while others were served
             return
-        chosen, probability = next(steps)
-        page = {decision: decision_card(chosen, probability, threshold, "both" if both else mode)}
+        chosen, routed, probability = next(steps)
+        page = {decision: decision_card(chosen, routed, probability, threshold, "both" if both else mode)}
         for thinking, panel in panels.items():
             page |= panel.cleared(visible=both or thinking == chosen)
         yield page
