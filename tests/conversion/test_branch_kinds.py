@@ -55,7 +55,7 @@ def test_result_is_a_model_like_any_other(tmp_path, dense):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("lora_attention_0", {"branch_kind": "ffn"}, r"The branches change \['q_proj', .* cannot hold"),
+        ("lora_attention_0", {"branch_kind": "ffn"}, r"The branches change \['q_proj', .* 'ffn' branches cannot"),
         ("ffn_1", {"branch_kind": "ffn"}, "which the branches of this model are already"),
         ("lora_1", {"branch_kind": "ffn", "branch_rank": 4}, "`branch_rank` has no effect"),
     ],

@@ -21,7 +21,7 @@ CONFIGS = [
     ({"padding_free": True}, "`packing` and `padding_free` put several queries into one row"),
     ({"assistant_only_loss": True}, "`assistant_only_loss` is for rows without a separate prompt"),
     ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` makes TRL drop every loss but its own"),
-    ({"router_aux_loss_coef": 0.01}, "The weight of this router's loss is `router_loss_coef`"),
+    ({"router_aux_loss_coef": 0.01}, "Weight the router's loss with `router_loss_coef`"),
 ]
 
 
@@ -119,7 +119,7 @@ def test_no_row_for_the_branch(tmp_path, trainable, mode):
 
 def test_a_row_that_is_too_long(tmp_path):
     trainer = make_trainer(tmp_path, max_length=10)
-    with pytest.raises(ValueError, match="tokens, but `max_length` is 10: a cut would take the end of its answer"):
+    with pytest.raises(ValueError, match="tokens, but `max_length` is 10. Raise `max_length`"):
         trainer.train()
 
 

@@ -169,11 +169,6 @@ class MetisHomeTrainerMixin(Trainer):
         write_model_card(folder, facts, model_id=self.hub_model_id or self.args.hub_model_id, results={}, **given)
 
 
-def model_type_of(model, args) -> str:
-    """The model type of a model, given itself or as a folder or repository."""
-    return config_of(model, args).model_type
-
-
 def config_of(model, args):
     """The configuration of a model, given itself or as a folder or repository."""
     if not isinstance(model, str):

@@ -1,5 +1,5 @@
 """
-What a router learns from: labels, outcomes of both branches, or the reward of the branch that was taken.
+Losses of the router: on labels, on the outcomes of both branches, or on the reward of the branch taken.
 
 All take `branch_logits` `[B, 2]` (column 1 = thinking), compute in fp32 and return a differentiable scalar.
 

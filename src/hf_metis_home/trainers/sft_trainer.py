@@ -212,8 +212,8 @@ def _class_weights(train_dataset) -> torch.Tensor:
     """Weights of non-thinking and thinking rows, such that each mode has half of the total: `(2,)`."""
     if not isinstance(train_dataset, Dataset):
         raise ValueError(
-            "`router_class_balance` counts the rows of each mode, but the training dataset is streamed. Load it without "
-            "streaming, or leave the option at False."
+            "`router_class_balance` counts the rows of each mode, but the training dataset is streamed. Load it without"
+            " streaming, or leave the option at False."
         )
     modes = torch.tensor(train_dataset["thinking"]).long()
     counts = torch.bincount(modes, minlength=2)

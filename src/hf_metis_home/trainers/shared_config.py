@@ -35,6 +35,6 @@ def wrong_router_options(args) -> list[str]:
             errors.append(f"`{name}` is {rate}, but must be positive, or None.")
     if args.router_aux_loss_coef is not None:
         errors.append(
-            "`router_aux_loss_coef` is for mixture-of-experts models. The weight of this router's loss is `router_loss_coef`."
+            "`router_aux_loss_coef` is for mixture-of-experts models. Weight the router's loss with `router_loss_coef`."
         )
     return errors
