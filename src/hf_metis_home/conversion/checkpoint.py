@@ -222,28 +222,23 @@ def _weight_map(folder: Path, argument: str) -> dict[str, str]:
 def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
     """The tensors of one safetensors file by their stored names."""
     try:
-        file = safe_open(path, framework="pt")
+        safe_open(path, framework="pt")  # checks the header and the size of the file
     except SafetensorError as error:
         raise ValueError(f"`{argument}`: {str(path)!r} is truncated or damaged ({error}). {FETCH}") from error
     with path.open("rb") as raw:
         size = int.from_bytes(raw.read(8), "little")
         header = json.loads(raw.read(size))
     tensors = {}
-    for name in file.keys():  # noqa: SIM118 (not a mapping)
-        if name.endswith(".inv_freq"):
-            continue  # a buffer in old checkpoints, which the model computes itself
-        part = file.get_slice(name)
-        if part.get_dtype() not in DTYPES:
+    for name, entry in header.items():
+        if name == "__metadata__" or name.endswith(".inv_freq"):
+            continue  # `inv_freq` is a buffer in old checkpoints, which the model computes itself
+        if entry["dtype"] not in DTYPES:
             raise ValueError(
-                f"`{argument}`: {name} in {str(path)!r} has dtype {part.get_dtype()}, but weights must be one of "
+                f"`{argument}`: {name} in {str(path)!r} has dtype {entry['dtype']}, but weights must be one of "
                 f"{list(DTYPES)}. Convert the original weights, not quantised ones."
             )
-        tensors[name] = LazyTensor(
-            tuple(part.get_shape()),
-            DTYPES[part.get_dtype()],
-            partial(_read, path, name),
-            (path, 8 + size + header[name]["data_offsets"][0]),
-        )
+        stored = path, 8 + size + entry["data_offsets"][0]
+        tensors[name] = LazyTensor(tuple(entry["shape"]), DTYPES[entry["dtype"]], partial(_read, path, name), stored)
     return tensors
 
 

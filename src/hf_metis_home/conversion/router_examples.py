@@ -96,14 +96,12 @@ def _without_variation(difference: torch.Tensor, within: torch.Tensor) -> torch.
 def check_examples(rows: list[dict]) -> None:
     """Raise an error for rows that are not examples of both classes."""
     for number, row in enumerate(rows):
-        for column in ("prompt", "thinking"):
-            if column not in row:
-                raise ValueError(f"`rows[{number}]` has no {column!r}. An example needs `prompt` and `thinking`.")
+        if missing := [column for column in ("prompt", "thinking") if column not in row]:
+            raise ValueError(f"`rows[{number}]` has no {missing[0]!r}. An example needs `prompt` and `thinking`.")
         if not isinstance(row["thinking"], bool):
             raise ValueError(f"`rows[{number}]['thinking']` is {row['thinking']!r}, but must be true or false.")
-    for kind in (True, False):
-        if not any(row["thinking"] is kind for row in rows):
-            raise ValueError(f"`rows` has no example with `thinking` {kind}: the router needs both.")
+    if absent := {True, False} - {row["thinking"] for row in rows}:
+        raise ValueError(f"`rows` has no example with `thinking` {max(absent)}: the router needs both.")
 
 
 def read_examples(path: str | Path) -> list[dict]:

@@ -87,12 +87,9 @@ def validate_checkpoint(model_name_or_path: str | Path, *, dense_model: str | Pa
     results = {}
     for name, needs, check in (*CHECKS, PARITY) if dense_model is not None else CHECKS:
         failed = [need for need in needs if not results[need].ok]
-        results[name] = Check(name, None, f"not run, needs {failed[0]}") if failed else _run(name, check, folder)
+        try:
+            ok, detail = (None, f"not run, needs {failed[0]}") if failed else (True, check(folder))
+        except (ValueError, OSError) as error:
+            ok, detail = False, str(error)
+        results[name] = Check(name, ok, detail)
     return list(results.values())
-
-
-def _run(name: str, check: Callable[[Folder], str], folder: Folder) -> Check:
-    try:
-        return Check(name, True, check(folder))
-    except (ValueError, OSError) as error:
-        return Check(name, False, str(error))

@@ -31,19 +31,11 @@ from trl.trainer.utils import pad
 
 from ..modeling import MetisHomeConfig
 from ..modeling.router_metis_home import is_thinking
+from . import grpo_checks as checks
 from .advantages import alternating, branch_advantages, router_advantages, router_gain
 from .branch_rollouts import one_token_per_image, rollouts_of
 from .completions_log import add_images
 from .dynamic_sampling import replace_groups_without_signal, with_images
-from .grpo_checks import (
-    check_model,
-    check_options,
-    check_prompts,
-    check_rewards,
-    check_vllm,
-    checked_reward,
-    warn_of_frozen_adapters,
-)
 from .grpo_config import MetisHomeGRPOConfig
 from .mixin import MetisHomeTrainerMixin, check_config, config_of
 from .parameter_groups import count_trainable, freeze
@@ -96,15 +88,15 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         # Check everything that can be checked before the model is loaded.
         args = MetisHomeGRPOConfig("metis-home-grpo") if args is None else args
         check_config(args, MetisHomeGRPOConfig)
-        check_options(args, kwargs)
+        checks.check_options(args, kwargs)
         two_branch = config_of(model, args).model_type == MetisHomeConfig.model_type
-        check_model(model, args, two_branch)
+        checks.check_model(model, args, two_branch)
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
-        check_vllm(model, args, two_branch, adapted)
+        checks.check_vllm(model, args, two_branch, adapted)
         if not isinstance(reward_funcs, list):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        check_prompts(train_dataset, eval_dataset, reward_funcs, args, two_branch)
-        reward_funcs = [checked_reward(function) for function in reward_funcs]
+        checks.check_prompts(train_dataset, eval_dataset, reward_funcs, args, two_branch)
+        reward_funcs = [checks.checked_reward(function) for function in reward_funcs]
 
         # State that methods of ours share across calls that go through TRL.
         self._thinking = self._router_target = self._completions = None
@@ -120,7 +112,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         # Freeze what the rollouts do not train. What PEFT has frozen stays frozen.
         plain = self.plain_model
         if isinstance(plain, PeftModel):
-            warn_of_frozen_adapters(plain, args)
+            checks.warn_of_frozen_adapters(plain, args)
         freeze(plain, args.groups, unfreeze=not isinstance(plain, PeftModel))
         if not any(trained for trained, _ in count_trainable(plain).values()):
             raise ValueError(
@@ -211,7 +203,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         if self.two_branch:
             inputs = [{**row, "thinking": bool(t)} for row, t in zip(inputs, self._thinking.tolist(), strict=True)]
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # [N, functions]
-        check_rewards(rewards, self.reward_func_names)
+        checks.check_rewards(rewards, self.reward_func_names)
         # N is the generation batch, over all ranks.
         lengths = torch.tensor([float(len(ids)) for ids in completion_ids_list], device=rewards.device)  # [B]
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # [N]

@@ -58,21 +58,16 @@ class MetisHomeTrainerMixin(Trainer):
         return super().train(*args, **kwargs)
 
     def _clip_grad_norm(self, model):
-        self._keep_gradient_norms()
-        return super()._clip_grad_norm(model)
-
-    def _keep_gradient_norms(self) -> None:
-        """Log the gradient norm of each group. DeepSpeed does not expose gradients."""
-        if not self.two_branch or self.is_deepspeed_enabled:
-            return
-        groups: dict[str, list] = {}
+        # Log the gradient norm of each group first. DeepSpeed does not expose gradients.
+        groups = {}
         for name, parameter in self.plain_model.named_parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and self.two_branch and not self.is_deepspeed_enabled:
                 groups.setdefault(group_of(name), []).append(parameter.grad)
         for group, gradients in groups.items():
             norm = torch.nn.utils.get_total_norm(gradients)
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             self._metrics["train"][f"grad_norm/{group}"].append(norm.item())
+        return super()._clip_grad_norm(model)
 
     def _add_router_loss(self) -> None:
         """Train the router through TRL's forward: its loss takes the place of TRL's auxiliary loss."""
