@@ -114,7 +114,7 @@ VLLM = {"use_vllm": True, "rollout_branch": "thinking"}
         ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid', whose model_type is 'metis_home', but"),
         ({}, {"vllm_dense_model": "other"}, "'.*other', whose `num_hidden_layers` is 3, but the model's is 2."),
         ({}, {"vllm_dense_model": "dense", "vllm_mode": "server"}, "has no effect with `vllm_mode='server'`: the serv"),
-        ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "which has no effect without `use_vllm=True` and a"),
+        ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "has no effect without `use_vllm=True` and a"),
         (
             {"branch_kind": "lora", "branch_rank": 2}, {"vllm_dense_model": "dense", "peft": True},
             "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take",
@@ -155,7 +155,7 @@ def test_without_vllm(tmp_path):
         ({"tools": [len]}, {"dynamic_sampling_rounds": 3}, "`tools` is given with `dynamic_sampling_rounds=3`, which"),
         (
             {"peft_config": LoraConfig(target_modules=["q_proj"])}, {"rollout_branch": "both", "trainable": "all"},
-            "`trainable` is 'all', but with a `peft_config` its `target_modules` say what trains. Leave",
+            "`trainable` is 'all', but with a `peft_config` its `target_modules` decide. Leave",
         ),
     ],
 )  # fmt: skip
@@ -192,7 +192,7 @@ def reads_gold(completions, gold, **kwargs):
         ),
         (lambda rows: rows, [functools.partial(reads_gold)], "The reward 'reads_gold' reads 'gold'"),
         (lambda rows: rows.select([]), [parity], "The {} is empty. Check the filters"),
-        (list, [parity], "The {} is a list, but must be a `Dataset` or"),
+        (list, [parity], "The {} is a list, but must be a `Dataset`"),
     ],
 )
 def test_datasets(tmp_path, where, change, rewards, message):
@@ -264,7 +264,7 @@ class Callable:
             "'strange' returned -inf for completion 0: .*Return a number, or",
         ),
         (reward_of(lambda rows: ["good"] * 8), "'strange' returned 'good' for completion 0: "),
-        (reward_of(lambda rows: [0.0] * 7), "'strange' returned 7 values for 8 completions. It must return a list"),
+        (reward_of(lambda rows: [0.0] * 7), "'strange' returned 7 values for 8 completions, not a list"),
         (reward_of(lambda rows: 1.0), "'strange' returned 1.0 for 8 completions"),
         (reward_of(torch.zeros), "TypeError"),
         (later, "'later' returned nan for completion 0"),

@@ -99,7 +99,7 @@ def export_checkpoint(
         if format == "dense":
             write_dense(hybrid, branch, upcycled, staging)
         elif format == "peft":
-            record |= write_peft(hybrid, branch, base_model, rank, max_error, check_logits, staging)
+            record |= write_peft(hybrid, branch, base_model, staging, rank, max_error, check_logits)
         else:
             if format == "vllm":
                 record |= write_vllm(hybrid, upcycled, staging)

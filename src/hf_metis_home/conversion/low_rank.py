@@ -63,12 +63,9 @@ def branch_deltas(hybrid: Checkpoint, branch: str) -> dict[str, LowRankDelta]:
 
 
 def low_rank_tensors(
-    dense: dict[str, LazyTensor],
-    text: MetisHomeTextConfig,
-    deltas: dict[str, dict[str, LowRankDelta]],
-    dtype: torch.dtype | None,
-    seed: int,
-) -> dict[str, LazyTensor]:
+    dense: dict[str, LazyTensor], text: MetisHomeTextConfig, deltas: dict[str, dict[str, LowRankDelta]],
+    dtype: torch.dtype | None, seed: int,
+) -> dict[str, LazyTensor]:  # fmt: skip
     """`A` and `B` of both branches, from their deltas by branch and module; a module without one starts at zero."""
     tensors, scaling = {}, text.branch_alpha / text.branch_rank
     for module in low_rank_modules(text):

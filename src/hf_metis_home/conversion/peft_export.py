@@ -23,14 +23,9 @@ PROMPTS = (
 
 
 def write_peft(
-    hybrid: Checkpoint,
-    branch: str,
-    base_model: str | Path | None,
-    rank: int | None,
-    max_error: float | None,
-    check_logits: bool,
-    folder: Path,
-) -> dict:
+    hybrid: Checkpoint, branch: str, base_model: str | Path | None, folder: Path,
+    rank: int | None, max_error: float | None, check_logits: bool,
+) -> dict:  # fmt: skip
     """Write a branch as an adapter over `base_model`; arguments and record as of [`export_checkpoint`]."""
     if base_model is None:
         raise ValueError(

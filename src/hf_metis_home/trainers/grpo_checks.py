@@ -27,8 +27,7 @@ GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra
 def check_options(args: MetisHomeGRPOConfig, kwargs: dict) -> None:
     if kwargs.get("peft_config") is not None and args.trainable is not None:
         raise ValueError(
-            f"`trainable` is {args.trainable!r}, but with a `peft_config` its `target_modules` say what trains. Leave "
-            "`trainable` unset."
+            f"`trainable` is {args.trainable!r}, but with a `peft_config` its `target_modules` decide. Leave it unset."
         )
     for name in ("tools", "rollout_func", "environment_factory"):
         if kwargs.get(name) and args.rollout_branch is not None:
@@ -51,8 +50,7 @@ def check_model(model, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
         )
     if not two_branch and args.rollout_branch is not None:
         raise ValueError(
-            f"`rollout_branch` is {args.rollout_branch!r}, but the model is dense. Leave it unset, or make the model "
-            "two-branch with `metis-home upcycle` first."
+            f"`rollout_branch` is {args.rollout_branch!r}, but the model is dense. Run `metis-home upcycle` or drop it."
         )
 
 
@@ -82,8 +80,7 @@ def _check_branch_on_vllm(config, args: MetisHomeGRPOConfig, adapted: bool) -> N
     given = (args.model_init_kwargs or {}).get("quantization_config")
     if given is not None or getattr(config, "quantization_config", None) is not None:
         raise ValueError(
-            "`use_vllm=True` needs full weights, but the model is quantised. Load it without quantisation, or set "
-            "`use_vllm=False`."
+            "`use_vllm=True`, but the model is quantised. Load it without quantisation, or set `use_vllm=False`."
         )
     command = f"metis-home export --format dense --branch {args.rollout_branch}"
     if args.vllm_mode == "colocate" and args.vllm_dense_model is None:
@@ -124,8 +121,7 @@ def check_prompts(train_dataset, eval_dataset, reward_funcs, args: MetisHomeGRPO
     for where, dataset in named_datasets(train_dataset, eval_dataset).items():
         if not isinstance(dataset, (Dataset, IterableDataset)):
             raise ValueError(
-                f"The {where} is a {type(dataset).__name__}, but must be a `Dataset` or `IterableDataset`. Make one of "
-                "rows with `Dataset.from_list(rows)`."
+                f"The {where} is a {type(dataset).__name__}, but must be a `Dataset`. Use `Dataset.from_list(rows)`."
             )
         if (columns := dataset.column_names) is None:  # a stream's are unknown before it is read
             continue
@@ -178,8 +174,7 @@ def checked_reward(function):
         if not isinstance(rewards, (list, tuple)) or len(rewards) != len(completions):
             found = f"{len(rewards)} values" if isinstance(rewards, (list, tuple)) else repr(rewards)
             raise ValueError(
-                f"The reward {name!r} returned {found} for {len(completions)} completions. It must return a list with "
-                "one number, or None, per completion."
+                f"The reward {name!r} returned {found} for {len(completions)} completions, not a list with one each."
             )
         for row, reward in enumerate(rewards):
             if reward is not None and not _is_finite(reward):

@@ -156,8 +156,7 @@ class MetisHomeGRPOConfig(RouterTrainingConfig, GRPOConfig):
             )
         if self.vllm_dense_model is not None and not (self.use_vllm and self.rollout_branch):
             errors.append(
-                f"`vllm_dense_model` is {self.vllm_dense_model!r}, which has no effect without `use_vllm=True` and a "
-                "`rollout_branch`. Leave it unset."
+                "`vllm_dense_model` has no effect without `use_vllm=True` and a `rollout_branch`. Leave it unset."
             )
         for name in ("token_cost", "dynamic_sampling_rounds"):
             if getattr(self, name) < 0:

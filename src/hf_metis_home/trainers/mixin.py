@@ -190,6 +190,5 @@ def check_config(args, config_class: type) -> None:
     """Raise an error for a configuration of TRL instead of ours."""
     if not isinstance(args, config_class):
         raise ValueError(
-            f"`args` is a {type(args).__name__}, which says nothing about branches. Make it a {config_class.__name__}; "
-            "it takes every field of TRL's."
+            f"`args` is a {type(args).__name__}, which says nothing about branches. Make it a {config_class.__name__}."
         )

@@ -63,8 +63,7 @@ def load_buffer(trainer, folder: str | Path) -> None:
             metadata, tensors = file.metadata(), {key: file.get_tensor(key).to(device) for key in file.keys()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}). Resume from an earlier checkpoint, or delete the file to generate these "
-            "rollouts again."
+            f"{path} cannot be read ({error}). Resume from an earlier checkpoint, or delete it for new rollouts."
         ) from error
     if metadata["block"] != _block(trainer):
         raise ValueError(

@@ -65,8 +65,7 @@ def preferences_from_labels(rows: Sequence[dict]) -> Preferences:
     for number, label in enumerate(labels):
         if not isinstance(label, (bool, int, float)) or not 0 <= label <= 1:  # False for NaN
             raise ValueError(
-                f"Row {number} of `rows` has `thinking` {label!r}, but it must be true, false or a share in [0, 1]. Set"
-                " it, drop the row, or pass `outcomes`."
+                f"Row {number} of `rows` has `thinking` {label!r}. Set it to true, false or a share in [0, 1]."
             )
     target = torch.tensor([float(label) for label in labels])
     correct = torch.stack([1 - target, target], dim=1)
@@ -90,35 +89,33 @@ def preferences_from_outcomes(rows: Sequence[dict], outcomes: Dataset, token_cos
             f"`outcomes` has no column {', '.join(map(repr, missing))}; it has {outcomes.column_names}. Pass the "
             "table that `metis-home eval` writes."
         )
-    samples: dict[tuple[str, str], list[list[float]]] = {}
-    columns = [list(outcomes[column]) for column in OUTCOME_COLUMNS]
-    for task, identity, *values in zip(*columns, strict=True):
-        # Only samples with answers of both branches compare them.
-        if all(value is not None and math.isfinite(value) for value in values):
-            samples.setdefault((str(task), str(identity)), []).append([float(value) for value in values])
-    if not samples:
+    # The mean over a question's samples; only those with answers of both branches compare them.
+    table = outcomes.select_columns(list(OUTCOME_COLUMNS)).to_pandas().astype({"task": str, "id": str})
+    table = table.astype(dict.fromkeys(OUTCOME_COLUMNS[2:], float)).replace([math.inf, -math.inf], math.nan).dropna()
+    means = table.groupby(["task", "id"]).mean()
+    if means.empty:
         raise ValueError(
             "`outcomes` has no row with answers of both branches. Collect them with a model that has both loaded."
         )
     keys = question_ids(rows)
-    found = [number for number, key in enumerate(keys) if key in samples]
+    found = [number for number, key in enumerate(keys) if key in means.index]
     if not found:
         raise ValueError(
             f"`outcomes` has no question of `rows`: the rows have (task, id) {_some(keys)}, the outcomes "
-            f"{_some(list(samples))}. Pass the rows that they are from, in the same order if they have no `id`."
+            f"{_some(list(means.index))}. Pass the rows that they are from, in the same order if they have no `id`."
         )
     known = set(keys)
-    foreign = [key for key in samples if key not in known]
+    foreign = [key for key in means.index if key not in known]
     if foreign and all(value is None for value in _column(rows, "id")):
         raise ValueError(
             f"`outcomes` has {len(foreign)} questions that are not in `rows`, (task, id) {_some(foreign)}. Without a "
             "column `id`, rows are identified by position. Pass the rows that the outcomes are from, or add ids."
         )
-    means = torch.tensor([[sum(v) / len(v) for v in zip(*samples[keys[number]], strict=True)] for number in found])
-    correct, tokens = means[:, :2], means[:, 2:]  # [N, 2]
+    ids = [keys[number] for number in found]
+    correct, tokens = torch.tensor(means.loc[ids].to_numpy(), dtype=torch.float32).split(2, dim=1)  # each [N, 2]
     gain = correct[:, 1] - correct[:, 0] - token_cost * (tokens[:, 1] - tokens[:, 0])
     gain = torch.where(gain.abs() < 1e-9, 0.0, gain)  # not a rounding error
-    return Preferences(found, [keys[number] for number in found], (gain > 0).float(), gain.abs(), gain, correct, tokens)
+    return Preferences(found, ids, (gain > 0).float(), gain.abs(), gain, correct, tokens)
 
 
 def split_questions(preferences: Preferences, validation_fraction: float, seed: int) -> tuple[Preferences, Preferences]:
@@ -139,8 +136,7 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
     }
     if len(kinds[None]) == len(totals):
         raise ValueError(
-            f"Both branches are equally good for all {len(totals)} questions, so there is nothing to learn. With a "
-            "`token_cost` the shorter answer is better."
+            f"Both branches are equally good for all {len(totals)} questions: nothing to learn. Set a `token_cost`."
         )
     held_out: set[tuple[str, str]] = set()
     for branch, identities in kinds.items():

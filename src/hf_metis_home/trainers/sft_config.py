@@ -66,14 +66,12 @@ class MetisHomeSFTConfig(RouterTrainingConfig, SFTConfig):
             errors.append(f"`replay_share` is {self.replay_share}, but must be in [0, 1).")
         elif self.replay_share and self.curriculum != "thinking_first":
             errors.append(
-                f"`replay_share={self.replay_share}` has no effect with `curriculum={self.curriculum!r}`. Set "
-                "`curriculum='thinking_first'`, or leave it at 0."
+                f"`replay_share={self.replay_share}` only works with `curriculum='thinking_first'`. Set that, or use 0."
             )
         if self.train_sampling_strategy != "random" and (self.one_mode_batches or self.curriculum == "thinking_first"):
-            name = "one_mode_batches" if self.one_mode_batches else "curriculum"
             errors.append(
-                f"Both `{name}` and `train_sampling_strategy={self.train_sampling_strategy!r}` order the rows. Leave "
-                "the latter at 'random'."
+                f"`train_sampling_strategy={self.train_sampling_strategy!r}` has no effect with `one_mode_batches` or "
+                "`curriculum`. Leave it at 'random'."
             )
         if self.trainable == "router" and self.train_router is False:
             errors.append("`trainable='router'` with `train_router=False` leaves nothing to train.")

@@ -212,8 +212,7 @@ def _class_weights(train_dataset) -> torch.Tensor:
     """Weights of non-thinking and thinking rows, such that each mode has half of the total: `(2,)`."""
     if not isinstance(train_dataset, Dataset):
         raise ValueError(
-            "`router_class_balance` counts the rows of each mode, but the training dataset is streamed. Load it without"
-            " streaming, or leave the option at False."
+            "`router_class_balance` counts rows, but the training dataset is streamed. Load it without streaming."
         )
     modes = torch.tensor(train_dataset["thinking"]).long()
     counts = torch.bincount(modes, minlength=2)
@@ -236,6 +235,5 @@ def check_rows(train_dataset, eval_dataset, args: MetisHomeSFTConfig) -> None:
         wanted = args.trainable == "thinking"
         if wanted not in train_dataset["thinking"]:
             raise ValueError(
-                f"`trainable` is {args.trainable!r}, but no row of the training dataset has `thinking={wanted}`. Add "
-                "such rows, or choose another `trainable`."
+                f"`trainable` is {args.trainable!r}, but no row to train on has `thinking={wanted}`. Add some."
             )
