@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 def _upcycle(arguments: UpcycleArguments) -> None:
     from ..conversion import change_branch_kind, upcycle_checkpoint
     from ..conversion.checkpoint import HYBRID, model_type_of
-    from ..conversion.router_start import read_examples
+    from ..conversion.router_examples import read_examples
 
     given = {name: value for name, value in asdict(arguments).items() if value is not None}
     flags = [word for name, value in given.items() for word in (f"--{name}", *map(str, _values(value)))]
