@@ -9,7 +9,7 @@ A dense Qwen2.5-VL becomes a two-branch model, and branches and router are train
         --output_dir runs/sft
 
 Rows have `prompt`, `images`, `completion` and `thinking`; `metis-home build-data` makes such a folder. Every flag of
-TRL's `SFTConfig` and `ModelConfig` works. On several GPUs: `accelerate launch` with a file of `accelerate_configs/`.
+TRL's `SFTConfig` and `ModelConfig` works. On several GPUs: `accelerate launch`.
 """
 
 from pathlib import Path

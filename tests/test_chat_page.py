@@ -29,7 +29,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     type_lines(monkeypatch, "why?\nand?\n/save talk.json\n/quit\n")
     assert main([*shlex.split(talk)[1:], "--max_new_tokens", "4"]) == 0
     captured = capsys.readouterr()
-    assert captured.err.count("branch: the router says") == 2 and captured.err.count(" tokens in ") == 2
+    assert captured.err.count("branch: router probability") == 2 and captured.err.count(" tokens in ") == 2
     saved = json.loads(Path("talk.json").read_text("utf-8"))
     [sentence] = re.findall(r"^The JSON file holds .*?(?:\n\n|\Z)", PAGE, re.M | re.S)
     assert set(re.findall(r"`(\w+)`", sentence)) == {*saved, *saved["turns"][0]}

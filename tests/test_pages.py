@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hf_metis_home.cli import VERBS
-from hf_metis_home.cli._arguments import UsageError, parse_arguments
+from hf_metis_home.cli._arguments import UsageError, make_arguments, parse_arguments, read_arguments
 
 from .pages import ROOT, RUNNABLE, all_blocks, all_pages, split_commands
 
@@ -113,9 +113,9 @@ def check_flags(verb: str, words: list[str]) -> None:
     if verb not in ("sft", "grpo"):
         parse_arguments(arguments, words, f"metis-home {verb}", "")
         return
-    from hf_metis_home.cli._training import parse
-
-    parse(verb, (arguments, *configurations(verb)), [*words, "--use_cpu", "--bf16", "false"])  # what this machine lacks
+    classes = [arguments, *configurations(verb)]
+    values = read_arguments(classes, [*words, "--use_cpu", "--bf16", "false"], "", "")  # what this machine lacks
+    assert all(make_arguments(each, values) for each in classes)
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])

@@ -40,7 +40,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys, hub):  # noqa: F811
             Path("my-hybrid/LICENSE").write_text("Apache License 2.0")
         assert program == "metis-home" and main(words) == 0, command + capsys.readouterr().err
         if words[0] == "push":
-            assert ("Nothing was sent." in capsys.readouterr().out) is ("--dry_run" in words)
+            assert ("Nothing was uploaded." in capsys.readouterr().out) is ("--dry_run" in words)
     assert hub.repositories.keys() == {"me/my-hybrid", "me/my-thinking", "datasets/me/my-rows"}
     repository = hub.repositories["me/my-hybrid"]
     assert repository.private and repository.refs.keys() == {"main", "second-try", "refs/pr/1"}

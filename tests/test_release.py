@@ -22,14 +22,15 @@ def test_the_wheel_has_every_file_of_the_package():
     found = {file.distribution_path for file in builder.recurse_included_files()}
     assert found == files_of_the_package()
     # What is not Python is what a wrong setting leaves out.
-    assert {"py.typed", "model_card.md.jinja", "mathvista.yaml", "report.html.jinja"} <= {Path(n).name for n in found}
+    names = {Path(name).name for name in found}
+    assert {"py.typed", "model_card.md.jinja", "mathvista.yaml", "report.html.jinja", "zero3.yaml"} <= names
 
 
 def test_the_sdist_has_what_the_tests_read():
     from hatchling.builders.sdist import SdistBuilder
 
     found = {file.distribution_path.split("/", 1)[0] for file in SdistBuilder(str(ROOT)).recurse_included_files()}
-    tracked = {"src", "tests", "docs", "examples", "recipes", "accelerate_configs", "benchmarks", "scripts", ".ci"}
+    tracked = {"src", "tests", "docs", "examples", "recipes", "benchmarks", "scripts", ".ci"}
     tracked |= {"Makefile", "mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff"}
     assert tracked <= found and not found & {".venv", "runs", "site", "dist"}
 

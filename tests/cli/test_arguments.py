@@ -1,11 +1,13 @@
 """Flags from dataclasses: order of sources, types, and errors that name everything wrong at once."""
 
+import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
-from hf_metis_home.cli._arguments import UsageError, parse_arguments
+from hf_metis_home.cli._arguments import UsageError, command_line, make_arguments, parse_arguments, read_arguments
 
 
 @dataclass
@@ -63,19 +65,20 @@ def test_switches_and_lists(config):
     assert switches("--parts", "a", "--quick", "--parts", "b", "c") == Switches(True, True, ["a", "b", "c"])
     assert switches("--config", config("parts: [z]\n"), "--parts", "a") == Switches(False, True, ["a"])
     assert switches("--config", config("quick: true\nparts: [a, b]\n")) == Switches(True, True, ["a", "b"])
+    assert switches("--config", config("quick: true\nparts: a\n")) == Switches(True, True, ["a"])
 
 
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("quick: 1", "`--quick` is 1, but must be true or false"),
-        ("parts: a", "`--parts` is 'a', but must be one or more"),
+        ("quick: 2", "`--quick` is 2, but must be a valid boolean"),
+        ("parts: {a: b}", "`--parts` is {'a': 'b'}, but must be a valid list"),
     ],
 )
 def test_switches_and_lists_are_not_guessed(config, text, reason):
     with pytest.raises(UsageError, match=reason):
         switches("--config", config(text))
-    with pytest.raises(UsageError, match="`--check` is 'maybe', but must be true or false"):
+    with pytest.raises(UsageError, match="`--check` is 'maybe', but must be a valid boolean"):
         switches("--check", "maybe")
 
 
@@ -84,56 +87,91 @@ def test_all_errors_at_once(config):
     with pytest.raises(UsageError) as caught:
         parse("--config", path, "--dept", "3", "--mode", "quick", "--rate", "x")
     message = str(caught.value)
-    assert "there is no --dept; there are --output_dir, --seed, --rate, --depth, --mode, --config." in message
-    assert "Did you mean --depth?" in message
-    assert f"in {path}: there is no sed; there are output_dir, seed" in message and "Did you mean seed?" in message
-    assert "`--seed` is [1], but must be a whole number." in message
-    assert "`--mode` is 'quick', but must be one of fast, slow." in message
-    assert "`--rate` is 'x', but must be a number." in message
+    assert "unknown flag --dept. Did you mean --depth?" in message
+    assert f"{path}: unknown key 'sed'. Did you mean seed?" in message
+    assert "`--seed` is [1], but must be a valid integer." in message
+    assert "`--mode` is 'quick', but must be 'fast' or 'slow'." in message
+    assert "`--rate` is 'x', but must be a valid number" in message
     assert "`--output_dir` is required: folder to write." in message
     assert len(message.splitlines()) == 6
 
 
 @pytest.mark.parametrize("value", ["1.5", "true", "null", "x"])
 def test_whole_numbers_are_not_guessed(config, value):
-    with pytest.raises(UsageError, match="`--seed` is .*, but must be a whole number"):
+    with pytest.raises(UsageError, match="`--seed` is .*, but must be a valid integer"):
         parse("--output_dir", "x", "--config", config(f"seed: {value}"))
 
 
 @pytest.mark.parametrize("value", ["true", "null", "[a]", "{a: b}"])
 def test_text_is_not_guessed(config, value):
-    with pytest.raises(UsageError, match="`--output_dir` is .*, but must be text"):
+    with pytest.raises(UsageError, match="`--output_dir` is .*, but must be a valid string"):
         parse("--config", config(f"output_dir: {value}"))
 
 
 def test_abbreviations_are_refused():
-    with pytest.raises(UsageError, match="there is no --out;.* Did you mean --output_dir?"):
+    with pytest.raises(UsageError, match="unknown flag --out. Did you mean --output_dir?"):
         parse("--out", "x", "--output_dir", "y")
 
 
 def test_a_value_without_flag():
-    with pytest.raises(UsageError, match="'y' stands alone"):
+    with pytest.raises(UsageError, match="unexpected positional argument 'y'"):
         parse("--output_dir", "x", "y")
 
 
 def test_a_flag_without_value():
-    with pytest.raises(UsageError, match="--seed: expected one argument. Write its value behind it"):
+    with pytest.raises(UsageError, match="`--seed`: expected one argument. See metis-home test --help"):
         parse("--output_dir", "x", "--seed")
 
 
-@pytest.mark.parametrize("text, reason", [("- 1", "holds a list"), ("a: [", "not valid YAML")])
+@pytest.mark.parametrize("text, reason", [("- 1", "holds a list"), ("a: [", "cannot be read as YAML")])
 def test_broken_yaml(config, text, reason):
     with pytest.raises(UsageError, match=f"`--config` is .*{reason}"):
         parse("--output_dir", "x", "--config", config(text))
 
 
 def test_missing_yaml(tmp_path):
-    with pytest.raises(UsageError, match="not a file"):
+    with pytest.raises(UsageError, match="`--config` is .*cannot be read as YAML: .*No such file"):
         parse("--output_dir", "x", "--config", str(tmp_path / "absent.yaml"))
 
 
 def test_empty_yaml(config):
     assert parse("--output_dir", "x", "--config", config("")).output_dir == "x"
+
+
+def test_an_unknown_flag_far_from_all_others():
+    with pytest.raises(UsageError, match="unknown flag --xyz. See metis-home test --help"):
+        parse("--output_dir", "x", "--xyz", "1")
+
+
+def test_the_environment_of_a_yaml_file(config, monkeypatch):
+    monkeypatch.setenv("METIS_HOME_TEST", "before")
+    assert parse("--config", config("output_dir: x\nenv: {METIS_HOME_TEST: 7}\n")).output_dir == "x"
+    assert os.environ["METIS_HOME_TEST"] == "7"
+    with pytest.raises(UsageError, match="unknown key 'env'"):
+        parse("--config", config("output_dir: x\nenv: 7\n"))
+
+
+def test_none_on_the_command_line():
+    assert parse("--output_dir", "none", "--depth", "none") == Arguments("none", 0, 0.1, None, None)
+
+
+@dataclass
+class More:
+    seed: int = field(default=1, metadata={"help": "another seed"})
+    limit: Annotated[int, Field(gt=0)] | None = field(default=None, metadata={"help": "limit"})
+
+
+def test_several_dataclasses_share_a_flag():
+    values = read_arguments([Arguments, More], ["--output_dir", "x", "--seed", "3"], "metis-home test", "")
+    assert values == {"output_dir": "x", "seed": 3}
+    assert make_arguments(Arguments, values) == Arguments("x", 3) and make_arguments(More, values) == More(3, None)
+    with pytest.raises(UsageError, match="`--limit` is '0', but must be greater than 0"):
+        read_arguments([Arguments, More], ["--output_dir", "x", "--limit", "0"], "metis-home test", "")
+
+
+def test_the_shortest_command():
+    assert command_line("test", Arguments("x y", depth=3)) == "metis-home test --output_dir 'x y' --depth 3"
+    assert command_line("test", Switches(parts=["a", "b"])) == "metis-home test --parts a b"
 
 
 def test_help_shows_defaults_and_choices(capsys):

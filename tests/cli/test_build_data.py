@@ -105,15 +105,18 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--temperature", "0"], "`--temperature` is 0.0"),
-        (["--top_p", "1.5", "--n_rollouts", "0"], "`--n_rollouts` is 0, but must be positive"),
+        (["--temperature", "0"], "`--temperature` is '0', but must be greater than 0"),
+        (["--top_p", "1.5", "--n_rollouts", "0"], "`--n_rollouts` is '0', but must be greater than 0"),
         (["--expert_model", "big"], "belong together"),
-        (["--model_revision", "v1", "--endpoint", "http://localhost:8000/v1"], "the server says which revision"),
+        (
+            ["--model_revision", "v1", "--endpoint", "http://localhost:8000/v1"],
+            "the server at `--endpoint` has loaded its own",
+        ),
         (["--endpoint", "nowhere"], "`endpoint` is 'nowhere', but must be an address"),
         (["--dataset", "missing.jsonl"], "`dataset` is 'missing.jsonl', which could not be read"),
         (
             ["--model_name_or_path", "missing/model"],
-            "`--model_name_or_path` is 'missing/model', which is no folder here and cannot be loaded",
+            "`--model_name_or_path` is 'missing/model', which is not a local folder and cannot be loaded",
         ),
     ],
 )

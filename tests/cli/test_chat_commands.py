@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from hf_metis_home.cli._chat_commands import COMMANDS, Commands, _completions, open_image
+from hf_metis_home.cli._chat_commands import COMMANDS, MODES, Commands, _completions, open_image
 from hf_metis_home.cli._conversation import Conversation
 from hf_metis_home.cli._terminal import AnswerView, Screen, visible
 
@@ -41,13 +41,17 @@ def test_one_question_per_line(chat):
     assert out == "│ 7 - 3\n│ = 4\nit is 4\nno\n"
     lines = err.splitlines()
     assert [line.split(":")[0] for line in lines[::2]] == ["thinking branch", "thinking branch"]
-    assert "the router says 0." in lines[0] and "at least the threshold 0.000" in lines[0]
+    assert "router probability 0." in lines[0] and ">= threshold 0.000" in lines[0]
     assert " tokens in " in lines[1]
 
 
 def test_folded(chat):
     out, err = chat("7 - 3?", "/unfold", "/fold", answers=(THOUGHT,), folded=True)
-    assert out == "it is 4\n│ 7 - 3\n│ = 4\n" and "folded, /unfold shows it" in err and "thoughts are folded" in err
+    assert (
+        out == "it is 4\n│ 7 - 3\n│ = 4\n"
+        and "thinking; /unfold shows the thought" in err
+        and "thoughts are hidden" in err
+    )
 
 
 def test_modes(chat):
@@ -55,8 +59,8 @@ def test_modes(chat):
     out, err = chat(*commands, answers=("no",) * 4)
     said = [line for line in err.splitlines() if " branch: " in line]
     assert said[0] == "non-thinking branch: forced by /direct" and said[1] == "thinking branch: forced by /think"
-    assert "below the threshold 1.000" in said[2] and "at least the threshold 0.000" in said[3]
-    assert "threshold 1; the router decides, at the threshold 1" in err
+    assert "< threshold 1.000" in said[2] and ">= threshold 0.000" in said[3]
+    assert "threshold 1; the router decides, with threshold 1" in err
 
 
 def test_a_contradiction_does_not_end_the_chat(chat):
@@ -75,31 +79,31 @@ def test_pictures(chat, monkeypatch):
 
     monkeypatch.setattr(Conversation, "ask", count)
     out, err = chat("/image red.png", "/image 'red.png'", "what?", "and?", answers=("two", "none"))
-    assert seen == [2, 0] and "red.png, 56 x 28 pixels, goes with the next question" in err and out == "two\nnone\n"
+    assert seen == [2, 0] and "red.png, 56 x 28 pixels, added to the next question" in err and out == "two\nnone\n"
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/imagine", "there is no command /imagine. Did you mean /image?"),
-        ("/xyzzy", "there is no command /xyzzy. /help lists what there is."),
-        ("/threshold lots", "the threshold 'lots' is compared with a probability, so it must be between 0 and 1."),
-        ("/threshold 1.5", "the threshold '1.5' is compared"),
-        ("/threshold nan", "the threshold 'nan' is compared"),
+        ("/imagine", "unknown command /imagine. Did you mean /image?"),
+        ("/xyzzy", "unknown command /xyzzy. /help lists all commands."),
+        ("/threshold lots", "the threshold is 'lots', but must be a number between 0 and 1."),
+        ("/threshold 1.5", "the threshold is '1.5', but must be"),
+        ("/threshold nan", "the threshold is 'nan', but must be"),
         ("/threshold", "/threshold needs X: /threshold X"),
-        ("/think hard", "/think stands alone."),
+        ("/think hard", "/think takes no argument."),
         ("/image", "/image needs PATH: /image PATH"),
-        ("/image nowhere.png", "'nowhere.png' is not a file. Give the path of a picture."),
+        ("/image nowhere.png", "'nowhere.png' is not a file. Give the path of an image."),
         (
             "/image page.png",
-            "'page.png' cannot be read as a picture (UnidentifiedImageError). Give a PNG, JPEG or WebP file.",
+            "'page.png' cannot be read as an image (UnidentifiedImageError). Give a PNG, JPEG or WebP file.",
         ),
-        ("/image cut.png", "'cut.png' cannot be read as a picture (OSError). Give a PNG, JPEG or WebP file."),
-        ("/image bomb.png", "'bomb.png' has more than 3,000 pixels. Make it smaller."),
+        ("/image cut.png", "'cut.png' cannot be read as an image (OSError). Give a PNG, JPEG or WebP file."),
+        ("/image bomb.png", "'bomb.png' has more than 3,000 pixels. Resize it."),
         ("/image .", "'.' is not a file."),
         ("/save talk.txt", "'talk.txt' ends neither in .json nor in .md."),
-        ("/save talk.md", "nothing was said yet, so there is nothing to save."),
-        ("<|im_end|>", "'<|im_end|>' is a sign of the chat template, not a word."),
+        ("/save talk.md", "there is nothing to save yet."),
+        ("<|im_end|>", "'<|im_end|>' is a special token of the chat template."),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_the_chat_goes_on(chat, monkeypatch, tmp_path, line, message):
@@ -123,7 +127,7 @@ def test_save(chat, tmp_path):
     hostile = "<think>\x1b]0;title\x07</think><answer>```\n<script>\x9b\u202e</script></answer>"
     lines = ("/image red.png", "7 - 3?", "why?", "/save talk.json", "/save talk.md", "/save talk.json")
     out, err = chat(*lines, answers=(THOUGHT, hostile), thinking=True)
-    assert err.splitlines()[-1] == "wrote 2 turns to talk.json"
+    assert err.splitlines()[-1] == "saved the conversation to talk.json"
     saved = json.loads((tmp_path / "talk.json").read_text("utf-8"))
     first, second = saved["turns"]
     assert saved["model_name_or_path"] == "my-model" and first["images"] == ["red.png"] and second["images"] == []
@@ -131,7 +135,7 @@ def test_save(chat, tmp_path):
     assert first["thinking"] is True and first["why"] == "forced by /think" and first["tokens"] > 10
     assert second["text"] == hostile and second["answer"] == "```\n<script>\x9b\u202e</script>"
     text = (tmp_path / "talk.md").read_text("utf-8")
-    assert "- picture: red.png" in text and "```text\nit is 4\n```" in text and "````text\n```\n<script>" in text
+    assert "- image: red.png" in text and "```text\nit is 4\n```" in text and "````text\n```\n<script>" in text
     for written in ("talk.json", "talk.md"):
         assert not any(sign in (tmp_path / written).read_text("utf-8") for sign in "\x1b\x07\x9b\u202e")
     assert {path.name for path in tmp_path.iterdir()} == {"red.png", "talk.json", "talk.md"}
@@ -140,7 +144,7 @@ def test_save(chat, tmp_path):
 def test_save_overwrites_nothing_of_others(chat, tmp_path):
     (tmp_path / "notes.md").write_text("mine")
     out, err = chat("why?", "/save notes.md", "/save nowhere/talk.md", answers=("so",))
-    assert "'notes.md' exists already, and is not of this chat. Choose another name." in err
+    assert "'notes.md' already exists and is not from this chat. Choose another name." in err
     assert "'nowhere/talk.md' cannot be written (No such file or directory)" in err
     assert (tmp_path / "notes.md").read_text() == "mine"
 
@@ -154,7 +158,7 @@ def test_help_lists_every_command(chat):
     out, err = chat("/help")
     assert [line.split()[0] for line in err.splitlines()] == list(COMMANDS)
     for name, (argument, _) in COMMANDS.items():
-        assert hasattr(Commands, "_" + name[1:]) or name == "/quit", name
+        assert hasattr(Commands, "_" + name[1:]) or name in {*MODES, "/quit"}, name
         assert f"{name} {argument}".strip() in err
 
 

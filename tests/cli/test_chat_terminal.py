@@ -92,16 +92,16 @@ def terminal(monkeypatch, tmp_path):
 
 def test_a_talk(terminal, tmp_path):
     here = terminal("<think>7 - 3 = 4</think><answer>it is 4 \x1b[2J</answer>", "no", argv=("--mode", "think"))
-    assert "the thinking branch answers, as you say. /help" in here.until("> ")
+    assert "the thinking branch always answers. /help" in here.until("> ")
     here.type("/thr\t 0.25\n")  # Tab completes
-    assert "threshold 0.25" in here.until("as you say")
+    assert "threshold 0.25" in here.until("always answers")
     here.type("7 - 4\x7f3?\n")  # the backspace key
     shown = here.until(" s\x1b[0m")
     assert "forced by /think" in shown and "\x1b[2m│ \x1b[0m" in shown  # a thought is dimmed
     assert re.sub("\x1b\\[2m|\x1b\\[0m", "", shown).count("│ 7 - 3 = 4\r\nit is 4 \\u001b[2J\r\n") == 1
     here.type("/fold\n/unfold\n/save talk.md\n")
-    here.until("thoughts are folded")
-    assert "7 - 3 = 4" in here.until("wrote 1 turn to talk.md")
+    here.until("thoughts are hidden")
+    assert "7 - 3 = 4" in here.until("saved the conversation to talk.md")
     here.until("> ")  # keys are read again
     here.type("\x04")  # Ctrl-D
     assert here.close() == 0
@@ -142,12 +142,12 @@ def test_no_color(terminal, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--thinking_threshold", "2"], "`--thinking_threshold` is 2.0, but is compared with a probability"),
-        (["--max_new_tokens", "0"], "`--max_new_tokens` is 0, but must be at least 1"),
-        (["--temperature", "-1"], "`--temperature` is -1.0, but must be 0 or above"),
+        (["--thinking_threshold", "2"], "`--thinking_threshold` is '2', but must be less than or equal to 1"),
+        (["--max_new_tokens", "0"], "`--max_new_tokens` is '0', but must be greater than 0"),
+        (["--temperature", "-1"], "`--temperature` is '-1', but must be greater than or equal to 0"),
         (["--images", "nowhere.png"], "'nowhere.png' is not a file"),
-        (["--mode", "guess"], "`--mode` is 'guess', but must be one of auto, think, direct"),
-        (["--treshold", "1"], "there is no --treshold"),
+        (["--mode", "guess"], "`--mode` is 'guess', but must be 'auto', 'think' or 'direct'"),
+        (["--treshold", "1"], "unknown flag --treshold"),
     ],
 )
 def test_wrong_calls_end_before_the_model_is_loaded(monkeypatch, capsys, flags, message):
@@ -161,7 +161,7 @@ def test_a_dense_model_has_no_branch_to_choose(monkeypatch, capsys):
 
     monkeypatch.setattr(_models, "load_model", lambda *names, **options: tiny_word_level())
     assert chat.main(["--model_name_or_path", "dense", "--mode", "think"]) == 2
-    assert "`--mode think` is given, but 'dense' is a dense model" in capsys.readouterr().err
+    assert "'dense' is a dense model, which has one branch and no router. Remove --mode." in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -179,5 +179,5 @@ def test_in_a_pipe(tmp_path):
     ]
     done = subprocess.run(command, input=b"why?\n/imagine\nand \xff?\n", cwd=tmp_path, capture_output=True, timeout=120)
     assert done.returncode == 0 and b"\x1b" not in done.stdout + done.stderr
-    assert done.stderr.count(b"the router says") == 2 and b"Did you mean /image?" in done.stderr
+    assert done.stderr.count(b"router probability") == 2 and b"Did you mean /image?" in done.stderr
     assert done.stdout

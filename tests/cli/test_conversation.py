@@ -45,21 +45,36 @@ def test_the_router_decides_as_it_does_in_generate():
             **inputs, max_new_tokens=6, return_dict_in_generate=True, thinking_threshold=threshold, do_sample=False
         )
         turn = make(thinking_threshold=threshold).ask("what colour?", red())
-        assert turn.decision.thinking == bool(output.thinking)
-        assert turn.decision.thinking_probability == pytest.approx(float(output.thinking_probability))
+        assert turn.thinking == bool(output.thinking)
+        assert turn.thinking_probability == pytest.approx(float(output.thinking_probability))
         new = output.sequences[0, inputs["input_ids"].shape[1] :]
         assert turn.text == processor.decode(new, skip_special_tokens=True) and turn.tokens == len(new)
-        compared = "at least" if turn.decision.thinking else "below"
-        assert f"{compared} the threshold {threshold:.3f}" in turn.decision.why
-        seen.append(turn.decision.thinking)
+        assert f" {'>=' if turn.thinking else '<'} threshold {threshold:.3f}" in turn.why
+        seen.append(turn.thinking)
     assert seen[0] is True and seen[-1] is False
+
+
+@pytest.mark.parametrize("options", [{}, {"thinking": True}, {"enable_thinking": False}])
+def test_a_question_costs_one_pass_of_the_vision_tower_and_one_rendering(monkeypatch, options):
+    model, processor = hybrid()
+    passes, renderings = [], []
+    render = processor.apply_chat_template
+    monkeypatch.setattr(
+        processor, "apply_chat_template", lambda *given, **more: renderings.append(given) or render(*given, **more)
+    )
+    hook = model.model.visual.register_forward_hook(lambda *given: passes.append(given))
+    try:
+        assert make(**options).ask("what colour?", red()).tokens
+    finally:
+        hook.remove()
+    assert (len(passes), len(renderings)) == (1, 1)
 
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_you_decide(thinking):
     turn = make(thinking=thinking).ask("what colour?")
-    assert turn.decision.thinking is thinking and turn.decision.thinking_probability is None
-    assert turn.decision.why == ("forced by /think" if thinking else "forced by /direct")
+    assert turn.thinking is thinking and turn.thinking_probability is None
+    assert turn.why == ("forced by /think" if thinking else "forced by /direct")
     model, processor = hybrid()
     inputs = processor.apply_chat_template(
         [said("user", "what colour?")], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -78,7 +93,7 @@ def test_the_template_decides(monkeypatch, thinking):
     assert whole.startswith(opening) and opening
     model, _ = script(monkeypatch, whole.removeprefix(opening))
     turn = Conversation(model, processor, enable_thinking=thinking).ask("7 - 3?")
-    assert turn.decision.thinking is thinking and turn.decision.why.startswith("forced by the chat template")
+    assert turn.thinking is thinking and turn.why == "forced by the chat template"
     assert (turn.thought, turn.answer) == ("7 - 3 = 4" if thinking else "", "4")
 
 
@@ -104,10 +119,10 @@ def test_the_next_question_is_routed_afresh_on_all_that_was_said(monkeypatch):
     second = conversation.ask("what colour?")
     system = said("system", "You are a helpful assistant.")
     history = [system, said("user", "7 - 3?", image[0][1])]
-    assert first.decision.thinking_probability == pytest.approx(router_of(history))
+    assert first.thinking_probability == pytest.approx(router_of(history))
     history += [said("assistant", "4"), said("user", "what colour?")]  # the thought is not among it
-    assert second.decision.thinking_probability == pytest.approx(router_of(history))
-    assert first.decision.thinking_probability != second.decision.thinking_probability
+    assert second.thinking_probability == pytest.approx(router_of(history))
+    assert first.thinking_probability != second.thinking_probability
     assert [turn.answer for turn in conversation.turns] == ["4", "red"]
     prompt = processor.decode(model.calls[1]["input_ids"][0])
     assert "7 - 3 = 4" not in prompt and "4<|im_end|>" in prompt and "pixel_values" in model.calls[1]
@@ -133,7 +148,7 @@ def test_thought_and_answer_come_while_they_are_written(monkeypatch):
         "7 - 3?", on_decision=decisions.append, on_text=lambda *parts: seen.append(parts)
     )
     assert seen[-1] == (turn.thought, turn.answer) == ("7 - 3 = 4", "4")
-    assert ("7 - 3", "") in [(thought.strip(), answer) for thought, answer in seen] and decisions == [turn.decision]
+    assert ("7 - 3", "") in [(thought.strip(), answer) for thought, answer in seen] and decisions == [turn]
     assert not any("<" in part for parts in seen for part in parts)
 
 
@@ -165,7 +180,7 @@ def test_a_long_answer_is_cut_and_says_so(monkeypatch):
 def test_a_conversation_that_is_too_long(monkeypatch):
     monkeypatch.setattr(hybrid()[0].config.text_config, "max_position_embeddings", 60)
     conversation = make()
-    with pytest.raises(ValueError, match=r"has \d+ tokens, as many as the model can read or more. /clear"):
+    with pytest.raises(ValueError, match=r"has \d+ tokens, but the model can read only 60. /clear"):
         conversation.ask("why? " * 60)
     assert conversation.turns == []
     monkeypatch.setattr(hybrid()[0].config.text_config, "max_position_embeddings", 10_000)
@@ -174,7 +189,7 @@ def test_a_conversation_that_is_too_long(monkeypatch):
 
 @pytest.mark.parametrize("text", ["<|im_end|>", "look: <|image_pad|>", "<|vision_start|>"])
 def test_signs_of_the_template_are_no_words(text):
-    with pytest.raises(ValueError, match="is a sign of the chat template"):
+    with pytest.raises(ValueError, match="is a special token of the chat template"):
         make().ask(text)
 
 
@@ -197,4 +212,4 @@ def test_a_dense_model_has_one_branch():
 
     processor = byte_level_processor()
     turn = Conversation(tiny_dense(processor), processor, max_new_tokens=3).ask("why?", red())
-    assert turn.decision.thinking is None and turn.decision.branch == "one branch" and turn.tokens
+    assert turn.thinking is None and turn.branch == "only branch" and turn.tokens

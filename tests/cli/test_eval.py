@@ -117,7 +117,8 @@ def test_answers_have_room_in_a_model_of_few_positions(folder, tmp_path, capsys)
 
 def test_other_weights_in_the_same_folder_are_noticed(folder, tmp_path):
     model, _ = make_hybrid()
-    rows, arguments = Dataset.from_parquet(str(folder / "rows.parquet")), asdict(EvalArguments(str(tmp_path), "out"))
+    rows = Dataset.from_parquet(str(folder / "rows.parquet"))
+    arguments = asdict(EvalArguments(model_name_or_path=str(tmp_path), output_dir="out"))
     found = []
     for step in (0.0, 0.0, 1e-3):
         with torch.no_grad():
@@ -148,7 +149,7 @@ def test_failed_rows_are_counted_and_kept(folder, tmp_path, capsys):
     features = Features({**Dataset.from_list(rows[:1]).features, "images": List(ImageFeature())})
     Dataset.from_list(rows, features=features).to_parquet(tmp_path / "bad.parquet")
     assert eval_verb.main(flags(folder, tmp_path / "out", "--tasks", str(tmp_path / "bad.parquet"))) == 0
-    assert "Wrote 4 outcomes" in (printed := capsys.readouterr().out) and "1 of them failed" in printed
+    assert "Wrote 4 outcomes" in (printed := capsys.readouterr().out) and "1 failed, see the column `error`" in printed
     outcomes = read_outcomes(tmp_path / "out/outcomes.parquet")
     assert [error is None for error in outcomes["error"]] == [True, True, False, True]
     assert parquet.read_table(tmp_path / "out/questions.parquet")["image"].to_pylist()[2] is None
@@ -162,7 +163,7 @@ def test_rows_of_json_lines_fail_alone(folder, tmp_path, capsys):
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert eval_verb.main(flags(folder, tmp_path / "out", "--tasks", str(tmp_path / "rows.jsonl"))) == 0
-    assert "1 of them failed" in capsys.readouterr().out
+    assert "1 failed, see the column `error`" in capsys.readouterr().out
     outcomes = read_outcomes(tmp_path / "out/outcomes.parquet")
     assert [error is None for error in outcomes["error"]] == [True, False, True]
     questions = parquet.read_table(tmp_path / "out/questions.parquet").to_pylist()
@@ -176,9 +177,9 @@ def test_rows_of_json_lines_fail_alone(folder, tmp_path, capsys):
         (["--tasks", "missing.yaml"], "`tasks` has 'missing.yaml', which is not a file. Available by name: ['ai2d'"),
         (["--tasks", "some/missing.parquet"], "`tasks` is 'some/missing.parquet', which could not be read"),
         (["--tasks", "corner", "corner"], "`tasks` has 'corner' more than once"),
-        (["--limit", "0"], "`limit` is 0"),
-        (["--batch_size", "0"], "`batch_size` is 0"),
-        (["--dataset", "rows.parquet"], "there is no --dataset"),
+        (["--limit", "0"], "`--limit` is '0', but must be greater than 0"),
+        (["--batch_size", "0"], "`--batch_size` is '0', but must be greater than 0"),
+        (["--dataset", "rows.parquet"], "unknown flag --dataset. Did you mean --dataset_split?"),
     ],
 )
 def test_wrong_calls(folder, tmp_path, capsys, more, message):

@@ -175,7 +175,7 @@ def test_refusals(tmp_path, hybrid, rows, capsys):
         (command(hybrid, rows, tmp_path / "out", "--outcomes", "gone.parquet"), "`outcomes` is 'gone.parquet'"),
         (command(hybrid, rows, tmp_path / "out", "--outcomes", str(rows)), "has no column 'id'"),
         (command(hybrid, rows, tmp_path / "out", "--token_cost", "1"), "which only applies to `outcomes`"),
-        (command(hybrid, rows, tmp_path / "out", "--epochs", "1"), "there is no --epochs"),
+        (command(hybrid, rows, tmp_path / "out", "--epochs", "1"), "unknown flag --epochs"),
     ]:
         assert main(words) == 2
         assert re.search(message, capsys.readouterr().err)

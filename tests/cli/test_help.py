@@ -4,11 +4,13 @@ import re
 import shlex
 from dataclasses import is_dataclass
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from hf_metis_home.cli import VERBS
 from hf_metis_home.cli._arguments import parse_arguments
+from hf_metis_home.cli._launch import LAUNCHED
 
 
 def examples(verb: str, printed: str) -> list[list[str]]:
@@ -36,11 +38,9 @@ def test_examples_of_the_help(verb, capsys, monkeypatch):
         for words in commands:
             assert is_dataclass(parse_training(module, monkeypatch, words)[0])
         return
-    classes = []
-    monkeypatch.setattr(module, "run_verb", lambda verb, arguments_class, *rest: classes.append(arguments_class) or 0)
-    module.main([])
+    arguments_class = module.main.__wrapped__.__annotations__["arguments"]
     for words in commands:
-        assert is_dataclass(parse_arguments(classes[0], words, verb, ""))
+        assert is_dataclass(parse_arguments(arguments_class, words, verb, ""))
 
 
 class Parsed(Exception):
@@ -48,13 +48,14 @@ class Parsed(Exception):
 
 
 def parse_training(module, monkeypatch, words: list[str]):
-    """What a training verb makes of its flags."""
-    from hf_metis_home.cli._training import parse
+    """What a training verb makes of its flags, in the process that trains."""
 
-    def stop(verb, classes, argv):
-        raise Parsed(parse(verb, classes, argv))
+    def stop(*given):
+        raise Parsed(given)
 
-    monkeypatch.setattr(module, "parse", stop)
+    monkeypatch.setenv(LAUNCHED, "1")
+    monkeypatch.setattr(module, "_" + module.__name__.rpartition(".")[2], stop)
+    monkeypatch.chdir(Path(__file__).parents[2])  # for the recipes
     with pytest.raises(Parsed) as caught:
         module.main([*words, "--use_cpu", "--bf16", "false"])
     return caught.value.args[0]

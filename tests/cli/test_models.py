@@ -28,7 +28,7 @@ def test_a_hybrid_loads_without_its_own_code(tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    message = "`--model_name_or_path` is .*is no folder here and cannot be loaded: (.|\n)*Give a folder .*, or a Hub id"
+    message = "`--model_name_or_path` is .*is not a local folder and cannot be loaded: (.|\n)*Give a model folder"
     with pytest.raises(ValueError, match=message):
         load_model(str(tmp_path / "missing"))
 
@@ -48,7 +48,7 @@ def test_a_revision_of_a_hub_repository(tmp_path, hub, monkeypatch, capsys):  # 
     assert load_model("me/hybrid")[0].lm_head.weight.cpu().equal(model.lm_head.weight)
     loaded = load_model("me/hybrid", revision=old)[0]
     assert loaded.lm_head.weight.cpu().equal(first)
-    asked = asdict(EvalArguments("me/hybrid", "out", model_revision=old))
+    asked = asdict(EvalArguments(model_name_or_path="me/hybrid", output_dir="out", model_revision=old))
     settings = run_settings(asked, loaded, Dataset.from_list([{"a": 1}]))
     assert settings["commit"] == old and settings["weights"] == weights_fingerprint(tmp_path / "hybrid")
     newest = run_settings({**asked, "model_revision": None}, loaded, Dataset.from_list([{"a": 1}]))
@@ -60,7 +60,7 @@ def test_a_revision_of_a_hub_repository(tmp_path, hub, monkeypatch, capsys):  # 
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     assert main(["chat", "--model_name_or_path", "me/hybrid", "--model_revision", "absent"]) == 2
     assert (
-        "'me/hybrid', which is no folder here and cannot be loaded at `--model_revision absent`: "
+        "'me/hybrid', which is not a local folder and cannot be loaded at `--model_revision absent`: "
         in capsys.readouterr().err
     )
     assert main(["chat", "--model_name_or_path", "me/hybrid", "--model_revision", old]) == 0

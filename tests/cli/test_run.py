@@ -8,7 +8,7 @@ import pytest
 
 from hf_metis_home import _extras
 from hf_metis_home.cli import main
-from hf_metis_home.cli._run import run_verb
+from hf_metis_home.cli._run import verb
 
 
 @dataclass
@@ -17,7 +17,11 @@ class NoArguments:
 
 
 def run(function) -> int:
-    return run_verb("test", NoArguments, lambda arguments: function(), [], "A test.")
+    @verb
+    def main(arguments: NoArguments):
+        return function()
+
+    return main([])
 
 
 def refuse():
@@ -28,11 +32,15 @@ def test_success():
     assert run(lambda: None) == 0
 
 
+def test_a_verb_has_its_own_exit_code():
+    assert run(lambda: 1) == 1
+
+
 def test_a_refusal_is_one_message(capsys):
     assert run(refuse) == 2
     assert capsys.readouterr().err == (
-        "metis-home test: error: a_module_that_is_nowhere is not installed, which this part of hf_metis_home needs. "
-        "Install with: pip install 'hf-metis-home[train]'\n"
+        "metis-home test-run: error: a_module_that_is_nowhere is not installed, which this part of hf_metis_home needs."
+        " Install with: pip install 'hf-metis-home[train]'\n"
     )
 
 

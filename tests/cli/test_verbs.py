@@ -49,7 +49,7 @@ def test_demo_writes_to_a_new_folder_unless_told(demo_calls):
 
 def test_demo_refuses_other_presets(demo_calls, capsys):
     assert main(["demo", "--preset", "large"]) == 2
-    assert "`--preset` is 'large', but must be one of smoke, small, full." in capsys.readouterr().err
+    assert "`--preset` is 'large', but must be 'smoke', 'small' or 'full'." in capsys.readouterr().err
     assert demo_calls == []
 
 

@@ -134,13 +134,13 @@ def test_the_newest_commit_is_asked_for(tmp_path, monkeypatch, capsys):
     assert asked == [("me/hybrid", None), ("me/hybrid", "v1")]
     Info.config = {"model_type": "qwen2_5_vl"}
     assert main(["space", "--model_name_or_path", "me/dense", "--output_dir", str(tmp_path / "dense")]) == 2
-    assert "a model of the type 'qwen2_5_vl'" in capsys.readouterr().err
+    assert "which is a 'qwen2_5_vl' model" in capsys.readouterr().err
 
 
 def test_offline_the_commit_has_to_be_named(tmp_path, capsys):
     assert main(["space", "--model_name_or_path", "me/hybrid", "--output_dir", str(tmp_path / "space")]) == 2
     printed = capsys.readouterr().err
-    assert "the Hub does not say at which commit" in printed and "or the commit with --model_revision" in printed
+    assert "the Hub does not name its newest commit" in printed and "or the commit with --model_revision" in printed
 
 
 @pytest.mark.parametrize("config", [None, {"model_type": "qwen2_5_vl"}])
@@ -150,7 +150,7 @@ def test_only_two_branch_models(tmp_path, capsys, config):
         (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     flags = ["--model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "space")]
     assert main(["space", *flags]) == 2
-    assert "make one with metis-home upcycle" in capsys.readouterr().err and not (tmp_path / "space").exists()
+    assert "Create one with metis-home upcycle" in capsys.readouterr().err and not (tmp_path / "space").exists()
 
 
 def test_requirements_are_the_package_s_own():

@@ -127,9 +127,7 @@ def test_text_and_changed_parts_of_people_stay(folder, capsys):
     (folder / "README.md").write_text(text)
     assert main(["card", "--model_name_or_path", str(folder), "--model_id", "me/new"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "Left the section 'limits', which somebody has changed" in printed and "--repo_id me/new --dry_run" in printed
-    )
+    assert "Kept the section 'limits', which was edited by hand" in printed and "--repo_id me/new --dry_run" in printed
     after = (
         (folder / "README.md").read_text().replace('repo = "me/new"', 'repo = "me/hybrid"').replace("# new", "# hybrid")
     )

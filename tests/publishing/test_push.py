@@ -104,7 +104,7 @@ def test_dry_run_needs_neither_network_nor_token(folder, monkeypatch, quick, cap
     assert f"{size / 1000:.1f} kB" in next(line for line in printed.splitlines() if line.startswith("  config.json "))
     for check in ("configuration", "tensors", "code", "processor", "card", "license", "example", "isolated load"):
         assert f"✓ {check}: " in printed
-    assert "✗" not in printed and "Nothing was sent." in printed.splitlines()[-1]
+    assert "✗" not in printed and "Nothing was uploaded." in printed.splitlines()[-1]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -113,7 +113,7 @@ def test_a_failed_check_sends_nothing(folder, hub, quick, capsys):
     for words in ([], ["--dry_run"]):
         assert push(folder, *words) == 1
         printed = capsys.readouterr().out
-        assert "✗ processor: " in printed and "Nothing was sent." in printed.splitlines()[-1]
+        assert "✗ processor: " in printed and "Nothing was uploaded." in printed.splitlines()[-1]
     with pytest.raises(ValueError, match="checks failed, so nothing was uploaded:\n- processor: The processor"):
         push_model(folder, "me/hybrid")
     assert hub.repositories == {} and hub.count("POST", "") == 0

@@ -1,7 +1,7 @@
 """
 `metis-home <verb>`: dispatches to one module per verb, which is imported only when it is asked for.
 
-A verb's module runs alone too: `python -m hf_metis_home.cli.upcycle --help`.
+A verb's module can also be run: `python -m hf_metis_home.cli.upcycle --help`.
 """
 
 import sys
@@ -10,24 +10,24 @@ from importlib import import_module
 
 
 VERBS = {
-    "demo": "train and report the whole method on a miniature, on a CPU",
-    "upcycle": "make a two-branch model from a dense Qwen2.5-VL checkpoint",
-    "export": "write one branch, the router alone, or what vLLM serves, as a folder of its own",
+    "demo": "train and evaluate the whole method on a miniature, on a CPU",
+    "upcycle": "build a two-branch model from a dense Qwen2.5-VL checkpoint",
+    "export": "write one branch, only the router, or a folder for vLLM",
     "validate": "check a two-branch folder before a long run or an upload",
-    "estimate": "print what a model will need: parameters, memory, disk",
+    "estimate": "estimate what a model will need: parameters, memory, disk",
     "sft": "train branches and router on rows of both modes (Stage-SFT)",
     "grpo": "train a dense model, a branch or the router on rewards (Stage-RL)",
-    "build-data": "make Stage-SFT rows from what a model gets right, sometimes right and wrong",
-    "fit-router": "train the router alone, from labels or outcomes, in seconds",
-    "eval": "answer every question with both branches, and write the table of outcomes",
-    "calibrate": "choose the threshold for a ratio, a budget or an accuracy, and write it into the model",
-    "report": "write the report of an evaluation from its outcomes, without generating",
-    "chat": "talk to a model in the terminal, with pictures, and see which branch answers and why",
-    "serve": "serve a two-branch model with one name and one dial, on transformers or vLLM",
-    "card": "write the model card of a folder, or bring it up to date",
+    "build-data": "build Stage-SFT rows from what a model always, sometimes and never gets right",
+    "fit-router": "train only the router, from labels or outcomes, in seconds",
+    "eval": "answer every question with both branches and write the table of outcomes",
+    "calibrate": "choose the threshold for a ratio, a token budget or an accuracy",
+    "report": "write the report of an evaluation from its outcomes",
+    "chat": "chat with a model in the terminal, with images, and see which branch answers and why",
+    "serve": "serve a two-branch model under one name with one dial, on transformers or vLLM",
+    "card": "write or update the model card of a folder",
     "space": "write a Gradio Space for a two-branch model",
-    "push": "send a checked, complete folder to the Hub",
-    "env": "print versions, devices and extras, and how to get what is missing",
+    "push": "check a folder and upload it to the Hub",
+    "env": "print versions, devices and extras, and how to install what is missing",
 }
 
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         close = get_close_matches(verb, VERBS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        print(f"metis-home: error: there is no verb {verb!r}; there are {', '.join(VERBS)}.{hint}", file=sys.stderr)
+        print(f"metis-home: error: unknown verb {verb!r}.{hint} Verbs: {', '.join(VERBS)}", file=sys.stderr)
         return 2
     return import_module("." + verb.replace("-", "_"), __name__).main(rest)
 

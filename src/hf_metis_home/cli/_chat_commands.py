@@ -1,4 +1,4 @@
-"""The loop of `metis-home chat`: questions, commands, and what is said about them."""
+"""The loop of `metis-home chat`: questions and commands."""
 
 import glob
 import json
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
+from .._folders import write_whole
 from ._terminal import AnswerView, Screen, visible
 
 
@@ -15,42 +16,43 @@ COMMANDS = {
     "/auto": ("", "let the router decide"),
     "/think": ("", "force the thinking branch"),
     "/direct": ("", "force the non-thinking branch"),
-    "/threshold": ("X", "think where the router's probability is at least X, between 0 and 1"),
-    "/image": ("PATH", "show a picture with the next question; again for more"),
-    "/save": ("FILE", "write the conversation, as .json or .md"),
-    "/fold": ("", "show no thoughts"),
-    "/unfold": ("", "show thoughts, and the last one now"),
-    "/clear": ("", "begin a new conversation"),
+    "/threshold": ("X", "think if the router's probability is at least X, between 0 and 1"),
+    "/image": ("PATH", "add an image to the next question; repeat for more"),
+    "/save": ("FILE", "save the conversation as .json or .md"),
+    "/fold": ("", "hide thoughts"),
+    "/unfold": ("", "show thoughts, including the last one"),
+    "/clear": ("", "start a new conversation"),
     "/help": ("", "list these commands"),
-    "/quit": ("", "leave; Ctrl-D does too, Ctrl-C only stops an answer"),
+    "/quit": ("", "leave (or Ctrl-D); Ctrl-C only stops an answer"),
 }
+MODES = {"/auto": None, "/think": True, "/direct": False}
 PROMPT = "> "
 
 
 class Commands:
     """
-    A chat at work.
+    A running chat.
 
     Args:
         conversation ([`Conversation`]):
-            Who is talked to.
+            The conversation.
         screen ([`Screen`]):
             Where it is shown.
         model_name (`str`):
-            For what is saved.
+            For saved conversations.
         images (`list[tuple[str, PIL.Image.Image]]`):
-            Pictures for the first question, with their paths.
+            Images for the first question, with their paths.
         folded (`bool`):
-            Whether thoughts stay hidden.
+            Whether thoughts are hidden.
     """
 
     def __init__(self, conversation, screen: Screen, model_name: str, images: list[tuple], folded: bool):
         self.conversation, self.screen, self.model_name = conversation, screen, model_name
         self.images, self.folded = images, folded
-        self.saved: set[Path] = set()  # files of this chat, which it may write again
+        self.saved: set[Path] = set()  # files that this chat may overwrite
 
     def run(self) -> None:
-        """Until /quit or the end of the input. At a terminal Ctrl-C stops an answer and no more."""
+        """Run until /quit or the end of the input. At a terminal, Ctrl-C only stops an answer."""
         if self.screen.interactive:
             _set_up_line_editing()
             self.screen.note(f"{self.model_name}: {self._who_decides()}. /help lists the commands.")
@@ -65,7 +67,7 @@ class Commands:
                     self._ask(line)
             except EOFError:
                 return
-            except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: memory is too small
+            except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
                 if isinstance(error, BrokenPipeError) or os.environ.get("METIS_HOME_DEBUG") == "1":
                     raise
                 self.screen.error(str(error))
@@ -80,7 +82,7 @@ class Commands:
             turn = self.conversation.ask(
                 question,
                 self.images,
-                on_decision=lambda decision: self.screen.note(f"{decision.branch}: {decision.why}"),
+                on_decision=lambda turn: self.screen.note(f"{turn.branch}: {turn.why}"),
                 on_text=view.show,
             )
         finally:
@@ -94,35 +96,26 @@ class Commands:
         argument = argument.strip()
         if name not in COMMANDS:
             close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"Did you mean {close[0]}?" if close else "/help lists what there is."
-            raise ValueError(f"there is no command {name}. {hint}")
+            hint = f"Did you mean {close[0]}?" if close else "/help lists all commands."
+            raise ValueError(f"unknown command {name}. {hint}")
         needed, _ = COMMANDS[name]
         if bool(needed) != bool(argument):
-            raise ValueError(f"{name} needs {needed}: {name} {needed}" if needed else f"{name} stands alone.")
-        getattr(self, "_" + name.removeprefix("/"))(*([argument] if needed else []))
-
-    def _auto(self) -> None:
-        self._set_mode(None)
-
-    def _think(self) -> None:
-        self._set_mode(True)
-
-    def _direct(self) -> None:
-        self._set_mode(False)
-
-    def _set_mode(self, thinking: bool | None) -> None:
-        self._need_branches()
-        self.conversation.thinking = thinking
-        self.screen.note(self._who_decides())
+            raise ValueError(f"{name} needs {needed}: {name} {needed}" if needed else f"{name} takes no argument.")
+        if name in (*MODES, "/threshold") and not self.conversation.two_branch:
+            raise ValueError("this is a dense model, which has one branch and no router.")
+        if name in MODES:
+            self.conversation.thinking = MODES[name]
+            self.screen.note(self._who_decides())
+        else:
+            getattr(self, "_" + name.removeprefix("/"))(*([argument] if needed else []))
 
     def _threshold(self, text: str) -> None:
-        self._need_branches()
         try:
             value = float(text)
         except ValueError:
             value = None
         if value is None or not 0 <= value <= 1:
-            raise ValueError(f"the threshold {text!r} is compared with a probability, so it must be between 0 and 1.")
+            raise ValueError(f"the threshold is {text!r}, but must be a number between 0 and 1.")
         self.conversation.thinking_threshold = value
         self.screen.note(f"threshold {value:g}; {self._who_decides()}")
 
@@ -130,123 +123,116 @@ class Commands:
         path = text.strip("'\"")
         self.images = [*self.images, (path, open_image(path))]
         width, height = self.images[-1][1].size
-        self.screen.note(f"{path}, {width} x {height} pixels, goes with the next question")
+        self.screen.note(f"{path}, {width} x {height} pixels, added to the next question")
 
     def _save(self, text: str) -> None:
         path = Path(text.strip("'\"")).expanduser()
         if path.suffix not in (".json", ".md"):
-            raise ValueError(f"{str(path)!r} ends neither in .json nor in .md. Name the file accordingly.")
+            raise ValueError(f"{str(path)!r} ends neither in .json nor in .md. Choose one of the two.")
         if not self.conversation.turns:
-            raise ValueError("nothing was said yet, so there is nothing to save.")
+            raise ValueError("there is nothing to save yet.")
         if path.exists() and path.resolve() not in self.saved:
-            raise ValueError(f"{str(path)!r} exists already, and is not of this chat. Choose another name.")
+            raise ValueError(f"{str(path)!r} already exists and is not from this chat. Choose another name.")
         write_conversation(self.conversation, self.model_name, path)
         self.saved.add(path.resolve())
-        count = len(self.conversation.turns)
-        self.screen.note(f"wrote {count} {'turn' if count == 1 else 'turns'} to {path}")
+        self.screen.note(f"saved the conversation to {path}")
 
     def _fold(self) -> None:
         self.folded = True
-        self.screen.note("thoughts are folded")
+        self.screen.note("thoughts are hidden")
 
     def _unfold(self) -> None:
         self.folded = False
-        thought = self.conversation.turns[-1].thought if self.conversation.turns else ""
         self.screen.note("thoughts are shown")
         view = AnswerView(self.screen, folded=False)
-        view.show(thought, "")
+        for turn in self.conversation.turns[-1:]:
+            view.show(turn.thought, "")
         view.end()
 
     def _clear(self) -> None:
         self.conversation.turns, self.images = [], []
-        self.screen.note("a new conversation; settings stay")
+        self.screen.note("new conversation, same settings")
 
     def _help(self) -> None:
         for name, (argument, text) in COMMANDS.items():
             self.screen.note(f"{name + ' ' + argument:<13} {text}")
 
-    def _need_branches(self) -> None:
-        if not self.conversation.two_branch:
-            raise ValueError("this is a dense model, which has one branch and no router.")
-
     def _who_decides(self) -> str:
         if not self.conversation.two_branch:
-            return "a dense model, without a router"
+            return "dense model, no router"
         if self.conversation.thinking is None:
-            return f"the router decides, at the threshold {self.conversation.threshold:g}"
-        return f"the {'thinking' if self.conversation.thinking else 'non-thinking'} branch answers, as you say"
+            return f"the router decides, with threshold {self.conversation.threshold:g}"
+        return f"the {'thinking' if self.conversation.thinking else 'non-thinking'} branch always answers"
 
 
 def open_image(path: str):
     """
-    A picture from a file.
+    Read an image file.
 
     Raises:
-        ValueError: there is no such file, or it is no picture that can be decoded.
+        ValueError: there is no such file, or it cannot be decoded.
     """
     from PIL import Image, ImageOps
 
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(f"{path!r} is not a file. Give the path of a picture.")
+        raise ValueError(f"{path!r} is not a file. Give the path of an image.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 return ImageOps.exif_transpose(image).convert("RGB")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"{path!r} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from None
-    except Exception as error:  # noqa: BLE001  of the many decoders of Pillow
+        raise ValueError(f"{path!r} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Resize it.") from None
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise all kinds
         raise ValueError(
-            f"{path!r} cannot be read as a picture ({type(error).__name__}). Give a PNG, JPEG or WebP file."
+            f"{path!r} cannot be read as an image ({type(error).__name__}). Give a PNG, JPEG or WebP file."
         ) from error
 
 
 def write_conversation(conversation, model_name: str, path: Path) -> None:
-    """Write a conversation as JSON or Markdown, whole or not at all."""
-    turns = [turn.record() for turn in conversation.turns]
+    """Write a conversation as JSON or Markdown, completely or not at all."""
     saved = {
         "model_name_or_path": model_name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "system_prompt": conversation.system_prompt,
-        "turns": turns,
+        "turns": [turn.record() for turn in conversation.turns],
     }
-    text = json.dumps(saved, indent=2, ensure_ascii=False) if path.suffix == ".json" else _markdown(saved)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = json.dumps(saved, indent=2, ensure_ascii=False)
+    if path.suffix == ".md":
+        text = _markdown(saved, conversation.turns)
     try:
-        partial.write_text(visible(text) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, visible(text) + "\n")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ValueError(f"{str(path)!r} cannot be written ({error.strerror}). Choose another place.") from error
 
 
-def _markdown(saved: dict) -> str:
-    """Texts stand in fences, so that they are shown as they are, whatever the model wrote."""
-    lines = [f"# A conversation with {saved['model_name_or_path']}", "", f"Saved on {saved['date']}."]
+def _markdown(saved: dict, turns: list) -> str:
+    """Texts are fenced, so that viewers show them unchanged, whatever the model wrote."""
+    lines = [f"# A conversation with {saved['model_name_or_path']}", "", f"Saved on {saved['date']}.", ""]
     if saved["system_prompt"]:
-        lines += ["", "System prompt:", "", *_fenced(saved["system_prompt"])]
-    for number, turn in enumerate(saved["turns"], 1):
-        branch = {True: "thinking", False: "non-thinking", None: "only"}[turn["thinking"]]
-        lines += ["", f"## {number}", "", *(f"- picture: {path}" for path in turn["images"])]
-        lines += [*([""] if turn["images"] else []), *_fenced(turn["question"])]
-        if turn["thought"]:
-            lines += ["", "Thought:", "", *_fenced(turn["thought"])]
-        ended = f"; {turn['ended']}" if turn["ended"] else ""
-        lines += ["", f"Answer of the {branch} branch ({turn['why']}; {turn['tokens']} tokens{ended}):", ""]
-        lines += _fenced(turn["answer"])
-    return "\n".join(lines)
+        lines += ["System prompt:", "", *_fenced(saved["system_prompt"])]
+    for number, turn in enumerate(turns, 1):
+        lines += [f"## {number}", ""]
+        if turn.images:
+            lines += [*(f"- image: {path}" for path, _ in turn.images), ""]
+        lines += _fenced(turn.question)
+        if turn.thought:
+            lines += ["Thought:", "", *_fenced(turn.thought)]
+        ended = f"; {turn.ended}" if turn.ended else ""
+        lines += [f"Answer of the {turn.branch} ({turn.why}; {turn.tokens} tokens{ended}):", "", *_fenced(turn.answer)]
+    return "\n".join(lines[:-1])
 
 
 def _fenced(text: str) -> list[str]:
     fence = "```"
     while fence in text:
         fence += "`"
-    return [f"{fence}text", text, fence]
+    return [f"{fence}text", text, fence, ""]
 
 
 def _set_up_line_editing() -> None:
-    """History, cursor keys, and Tab for commands and paths, where Python has readline."""
+    """History, cursor keys, and Tab for commands and paths, if Python has readline."""
     try:
         import readline
     except ImportError:
@@ -258,8 +244,8 @@ def _set_up_line_editing() -> None:
 
 
 def _completions(line: str, word: str) -> list[str]:
-    """What `word`, the last one of `line`, can become."""
+    """Completions of `word`, the last one of `line`."""
     if line.startswith(("/image ", "/save ")):
-        found = sorted(glob.glob(glob.escape(os.path.expanduser(word)) + "*"))
-        return [path + os.sep if os.path.isdir(path) else path for path in found]
+        paths = sorted(glob.glob(glob.escape(os.path.expanduser(word)) + "*"))
+        return [path + os.sep if os.path.isdir(path) else path for path in paths]
     return [name for name in COMMANDS if name.startswith(word)] if line.startswith("/") else []

@@ -1,13 +1,26 @@
 """A model and its processor by the name that a user gave."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from ._arguments import flag
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """The flags of verbs that load a model."""
+
+    model_name_or_path: str = flag("two-branch or dense model, folder or Hub id")
+    model_revision: str | None = flag("branch, tag or commit of the Hub repository (default: the newest)", None)
+    dtype: str = flag("data type to load the weights in", "auto")
+    trust_remote_code: bool = flag("allow a repository to run its own code", False)
 
 
 def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, revision: str | None = None):
     """
-    A dense or two-branch model, ready to answer, on the GPU where there is one, and its processor. Warns where the
-    model's threshold was calibrated with other weights.
+    A dense or two-branch model, on the GPU if there is one, and its processor. Warns if the model's threshold was
+    calibrated with other weights.
 
     Args:
         name (`str`):
@@ -17,10 +30,10 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether a repository may run its own code.
         revision (`str`, *optional*):
-            Branch, tag or commit of a Hub repository; the newest of its main branch by default.
+            Branch, tag or commit of a Hub repository; by default the main branch.
 
     Raises:
-        ValueError: it cannot be loaded. The message names `--model_name_or_path` and what transformers said.
+        ValueError: it cannot be loaded. The message names `--model_name_or_path` and gives transformers' reason.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -29,12 +42,12 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
     from ..conversion.fingerprint import calibration_problem
     from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
 
-    # Said either way, because transformers asks on the terminal where it is not told.
+    # Always given, because otherwise transformers asks on the terminal.
     source = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     if revision is not None and Path(name).is_dir():
         raise ValueError(
             f"`--model_revision` is {revision!r}, but `--model_name_or_path` is {name!r}, a folder, which has no "
-            "revisions. Leave one out, or give the model's Hub id."
+            "revisions. Remove the flag, or give the model's Hub id."
         )
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -43,10 +56,10 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False, 
         processor = AutoProcessor.from_pretrained(name, **source)
     except (OSError, ValueError) as error:
         at = "" if revision is None else f" at `--model_revision {revision}`"
-        where = "" if Path(name).is_dir() else "is no folder here and "
+        where = "" if Path(name).is_dir() else "is not a local folder and "
         raise ValueError(
-            f"`--model_name_or_path` is {name!r}, which {where}cannot be loaded{at}: {error}\nGive a folder that holds "
-            "a model, such as `hybrid` in what `metis-home demo` wrote, or a Hub id."
+            f"`--model_name_or_path` is {name!r}, which {where}cannot be loaded{at}: {error}\nGive a model folder, "
+            "such as runs/demo/hybrid from `metis-home demo`, or a Hub id."
         ) from error
     if problem := calibration_problem(name):
         print(f"warning: {problem}", file=sys.stderr)

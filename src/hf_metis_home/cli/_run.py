@@ -1,52 +1,58 @@
-"""What every verb does around its own work: parse, run, and report errors the way a user can act on."""
+"""What every verb does around its own work: parse flags, run, and report errors that a user can act on."""
 
+import functools
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from .._remarks import leave_out_remarks
 from ._arguments import parse_arguments
 
 
 PACKAGE = Path(__file__).parents[1]
-# What the package raises on purpose, with a text made for users.
+# What the package raises on purpose, with a message for users.
 USER_ERRORS = (ValueError, OSError, ImportError)
 
 
-def run_verb(
-    verb: str, arguments_class: type, function: Callable[..., None], argv: list[str] | None, description: str
-) -> int:
+def verb(function: Callable[[Any], int | None]) -> Callable[..., int]:
     """
-    Run `function` on the parsed arguments.
+    Decorates the `main` of a verb's module: it takes the verb's dataclass of flags, and is called with words.
 
-    Args:
-        verb (`str`):
-            Name after `metis-home`.
-        arguments_class (`type`):
-            Dataclass of the flags.
-        function (`Callable`):
-            Takes one instance of `arguments_class`.
-        argv (`list[str]`, *optional*):
-            Flags and values; the process's own by default.
-        description (`str`):
-            Of the module, shown by `--help`: its first paragraph above the flags, its examples below them.
+    The module's name is the verb, and its docstring the help. What `main` returns is the exit code (None: 0);
+    otherwise it is 2 after an error of the user's, 130 after Ctrl-C.
 
-    Returns:
-        `int`: 0; 2 where the package refused something, after one message without a traceback (with one where the
-        environment variable `METIS_HOME_DEBUG` is 1); 130 after Ctrl-C. Other exceptions pass through.
+    Example:
+
+    ```python
+    >>> from hf_metis_home.cli.report import main
+
+    >>> main(["--outcomes", "runs/outcomes"])
+    0
+    ```
     """
-    prog = f"metis-home {verb}"
-    argv = sys.argv[1:] if argv is None else argv
-    return report_errors(prog, lambda: function(parse_arguments(arguments_class, argv, prog, description)))
+
+    @functools.wraps(function)
+    def main(argv: list[str] | None = None) -> int:
+        module = sys.modules[function.__module__]
+        prog = "metis-home " + module.__spec__.name.rpartition(".")[2].replace("_", "-")
+        words = sys.argv[1:] if argv is None else argv
+        arguments_class = function.__annotations__["arguments"]
+        return report_errors(prog, lambda: function(parse_arguments(arguments_class, words, prog, module.__doc__)))
+
+    return main
 
 
-def report_errors(prog: str, function: Callable[[], None]) -> int:
-    """Run `function` and give the exit code, as [`run_verb`] says."""
+def report_errors(prog: str, function: Callable[[], int | None]) -> int:
+    """
+    Run `function` and return the exit code. An error that the package raised becomes one message without a traceback
+    (with one if the environment variable `METIS_HOME_DEBUG` is 1); other exceptions pass through.
+    """
     leave_out_remarks()
     try:
-        function()
+        return function() or 0
     except USER_ERRORS as error:
         if os.environ.get("METIS_HOME_DEBUG") == "1" or not _raised_here(error):
             raise
@@ -55,11 +61,10 @@ def report_errors(prog: str, function: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _raised_here(error: Exception) -> bool:
-    """Whether the package raised `error` with a `raise`. The same types out of other code are bugs, not answers."""
+    """Whether a `raise` in the package raised `error`. The same types from other code are bugs."""
     if isinstance(error, ImportError) and error.name is not None:  # an import statement that failed
         return False
     traceback = error.__traceback__
@@ -72,5 +77,26 @@ def print_statement(metrics: dict) -> None:
     """What an evaluation shows, sentence by sentence."""
     from ..reports.statement import statement
 
-    for sentence in statement(metrics):
+    print_sentences(statement(metrics))
+
+
+def print_sentences(sentences: Iterable[str]) -> None:
+    """A list of sentences, wrapped."""
+    for sentence in sentences:
         print(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  "))
+
+
+def print_table(columns: list[str], rows: Iterable[list[str]], title: str | None = None) -> None:
+    """A table of figures, with labels in the first column. Without a terminal, no line is shortened."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(columns[0], box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)

@@ -1,64 +1,48 @@
 """
-Talk to a model in the terminal: with pictures, and with a line that says which branch answers and why.
+Chat with a model in the terminal, with images, and see which branch answers and why.
 
     metis-home chat --model_name_or_path runs/demo/hybrid
 
-Answers to the lines of a file, without their thoughts:
+Answer the lines of a file, without thoughts:
 
     metis-home chat --model_name_or_path runs/demo/hybrid --fold < questions.txt > answers.txt
 
 Lines that begin with a slash are commands; /help lists them.
 """
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from ._arguments import UsageError
-from ._run import run_verb
+from ._arguments import NonNegativeFloat, PositiveInt, Probability, UsageError, flag
+from ._models import ModelArguments
+from ._run import verb
 
 
-@dataclass
-class ChatArguments:
-    model_name_or_path: str = field(metadata={"help": "two-branch or dense model, folder or Hub id"})
-    model_revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of the Hub repository (default: the newest)"}
+@dataclass(kw_only=True)
+class ChatArguments(ModelArguments):
+    mode: Literal["auto", "think", "direct"] = flag("let the router decide, or force one branch", "auto")
+    thinking_threshold: Probability | None = flag(
+        "think if the router's probability is at least this (default: the model's)", None
     )
-    mode: Literal["auto", "think", "direct"] = field(
-        default="auto", metadata={"help": "who decides: the router, or you for one branch"}
+    enable_thinking: bool | None = flag(
+        "let the chat template open the answers: true for thinking, false for direct ones", None
     )
-    thinking_threshold: float | None = field(
-        default=None,
-        metadata={"help": "think where the router's probability is at least this (default: the model's)"},
-    )
-    enable_thinking: bool | None = field(
-        default=None,
-        metadata={"help": "let the chat template begin the answers: true thinking ones, false direct ones"},
-    )
-    images: list[str] | None = field(default=None, metadata={"help": "pictures for the first question"})
-    system_prompt: str | None = field(default=None, metadata={"help": "in place of the chat template's own"})
-    max_new_tokens: int = field(default=2048, metadata={"help": "longest answer in tokens"})
-    max_thinking_tokens: int | None = field(
-        default=None, metadata={"help": "budget: a thought that gets longer is closed, and the answer follows"}
-    )
-    temperature: float = field(default=0.0, metadata={"help": "0 answers greedily"})
-    seed: int = field(default=0, metadata={"help": "seed of the sampling"})
-    fold: bool = field(default=False, metadata={"help": "do not show thoughts"})
-    dtype: str = field(default="auto", metadata={"help": "type in which the weights are loaded"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "let a repository run its own code"})
+    images: list[str] | None = flag("images for the first question", None)
+    system_prompt: str | None = flag("replaces the chat template's own", None)
+    max_new_tokens: PositiveInt = flag("longest answer in tokens", 2048)
+    max_thinking_tokens: PositiveInt | None = flag("budget: longer thoughts are closed, and the answer follows", None)
+    temperature: NonNegativeFloat = flag("sampling temperature; 0 is greedy", 0.0)
+    seed: int = flag("seed of sampling", 0)
+    fold: bool = flag("hide thoughts", False)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home chat`. Takes the flags, gives the exit code."""
-    return run_verb("chat", ChatArguments, _chat, argv, __doc__)
-
-
-def _chat(arguments: ChatArguments) -> None:
-    _check(arguments)
+@verb
+def main(arguments: ChatArguments) -> None:
+    """Run `metis-home chat`."""
     from ._chat_commands import Commands, open_image
     from ._terminal import Screen
 
-    images = [(path, open_image(path)) for path in arguments.images or []]
+    images = [(path, open_image(path)) for path in arguments.images or []]  # before the model, which takes longer
 
     import torch
     from transformers.utils import logging
@@ -66,54 +50,27 @@ def _chat(arguments: ChatArguments) -> None:
     from ._conversation import Conversation
     from ._models import load_model
 
-    model, processor = load_model(
-        arguments.model_name_or_path, arguments.dtype, arguments.trust_remote_code, arguments.model_revision
-    )
-    logging.set_verbosity_error()  # remarks of `generate` about its own settings would stand between the lines
+    name = arguments.model_name_or_path
+    model, processor = load_model(name, arguments.dtype, arguments.trust_remote_code, arguments.model_revision)
+    logging.set_verbosity_error()  # warnings of `generate` about its own settings would appear between the lines
     torch.manual_seed(arguments.seed)
     conversation = Conversation(
         model,
         processor,
         thinking={"auto": None, "think": True, "direct": False}[arguments.mode],
-        **{
-            name: getattr(arguments, name)
-            for name in (
-                "thinking_threshold", "enable_thinking", "max_new_tokens", "max_thinking_tokens", "temperature",
-                "system_prompt",
-            )
-        },
-    )  # fmt: skip
-    if not conversation.two_branch and (given := _branch_flags(arguments)):
-        raise UsageError(
-            f"`{given[0]}` is given, but {arguments.model_name_or_path!r} is a dense model, which has one branch and "
-            "no router. Leave it out."
-        )
-    Commands(conversation, Screen.of_process(), arguments.model_name_or_path, images, arguments.fold).run()
-
-
-def _check(arguments: ChatArguments) -> None:
-    """An error with everything that is wrong among the flags."""
-    errors = []
-    threshold = arguments.thinking_threshold
-    if threshold is not None and not 0 <= threshold <= 1:
-        errors.append(f"`--thinking_threshold` is {threshold}, but is compared with a probability: between 0 and 1.")
-    for name in ("max_new_tokens", "max_thinking_tokens"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            errors.append(f"`--{name}` is {value}, but must be at least 1.")
-    if not arguments.temperature >= 0:
-        errors.append(f"`--temperature` is {arguments.temperature}, but must be 0 or above.")
-    if errors:
-        raise UsageError("\n".join(errors))
-
-
-def _branch_flags(arguments: ChatArguments) -> list[str]:
-    """What was given that only a two-branch model understands."""
-    given = {f"--mode {arguments.mode}": arguments.mode != "auto"}
-    for name in ("thinking_threshold", "enable_thinking", "max_thinking_tokens"):
-        given[f"--{name}"] = getattr(arguments, name) is not None
-    return [flag for flag, is_given in given.items() if is_given]
+        thinking_threshold=arguments.thinking_threshold,
+        enable_thinking=arguments.enable_thinking,
+        max_new_tokens=arguments.max_new_tokens,
+        max_thinking_tokens=arguments.max_thinking_tokens,
+        temperature=arguments.temperature,
+        system_prompt=arguments.system_prompt,
+    )
+    names = ("mode", "thinking_threshold", "enable_thinking", "max_thinking_tokens")
+    given = ", ".join(f"--{flag}" for flag in names if getattr(arguments, flag) not in (None, "auto"))
+    if given and not conversation.two_branch:
+        raise UsageError(f"{name!r} is a dense model, which has one branch and no router. Remove {given}.")
+    Commands(conversation, Screen.of_process(), name, images, arguments.fold).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

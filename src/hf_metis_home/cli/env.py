@@ -1,5 +1,5 @@
 """
-Print versions, devices, attention backends and extras, with what is missing and how to get it.
+Print versions, devices, attention backends and extras, and how to install what is missing.
 
     metis-home env
 """
@@ -8,18 +8,14 @@ import os
 import platform
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from ._run import run_verb
+from .._versions import versions
+from ._run import verb
 
 
 DISTRIBUTION = "hf-metis-home"
-PACKAGES = (
-    "torch", "torchvision", "transformers", "trl", "accelerate", "peft", "datasets", "huggingface-hub", "safetensors",
-    "gradio", "vllm",
-)  # fmt: skip
 
 
 @dataclass
@@ -27,18 +23,10 @@ class EnvArguments:
     pass
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home env`. Takes no flags, gives the exit code."""
-    return run_verb("env", EnvArguments, _env, argv, __doc__)
-
-
-def _env(arguments: EnvArguments) -> None:
-    from .. import __version__
-
-    lines = {DISTRIBUTION: __version__, "python": platform.python_version(), "platform": platform.platform()}
-    lines.update({package: _installed(package) or "not installed" for package in PACKAGES})
-    lines.update(_devices())
-    lines.update({f"attention {name}": state for name, state in _attention().items()})
+@verb
+def main(arguments: EnvArguments) -> None:
+    """Run `metis-home env`."""
+    lines = {**versions(), "platform": platform.platform(), **_devices(), **_attention()}
     for extra, problems in extra_problems().items():
         name = f"extra {extra}" if extra else "required packages"
         install = f"{DISTRIBUTION}[{extra}]" if extra else DISTRIBUTION
@@ -48,35 +36,35 @@ def _env(arguments: EnvArguments) -> None:
 
 
 def _devices() -> dict[str, str]:
-    """What there is to compute on."""
+    """The devices of this machine."""
     import torch
 
-    found = {}
+    devices = {}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
-        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {bf16}"
+        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {bf16}"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    if not found:
-        found["GPU"] = "none"
+        devices["mps"] = "Apple GPU"
+    if not devices:
+        devices["GPU"] = "none"
         if torch.version.cuda is None and torch.version.hip is None and shutil.which("nvidia-smi"):
-            found["GPU"] = (
-                f"✗ there is an NVIDIA driver, but torch {torch.__version__} is built without CUDA: install torch as "
-                "https://pytorch.org/get-started says"
+            devices["GPU"] = (
+                f"✗ NVIDIA driver present, but torch {torch.__version__} is built without CUDA: see "
+                "https://pytorch.org/get-started"
             )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     size = "" if memory is None else f", {memory / 1e9:.0f} GB"
-    found["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch{size}"
-    return found
+    devices["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch{size}"
+    return devices
 
 
 def _attention() -> dict[str, str]:
-    """Whether each `attn_implementation` can be used here, and why not."""
+    """Whether each `attn_implementation` works here, and why not."""
     import torch
     from transformers.utils import import_utils
 
-    found = {"eager": "✓", "sdpa": "✓"}
+    states = {"attention eager": "✓", "attention sdpa": "✓"}
     for number, package in enumerate((f"'{DISTRIBUTION}[flash]'", "flash-attn-3", "flash-attn-4"), start=2):
         if not torch.cuda.is_available():
             state = "✗ needs a CUDA device"
@@ -84,16 +72,16 @@ def _attention() -> dict[str, str]:
             state = "✓"
         else:
             state = f"✗ not installed: pip install {package}"
-        found[f"flash_attention_{number}"] = state
-    return found
+        states[f"attention flash_attention_{number}"] = state
+    return states
 
 
 def extra_problems() -> dict[str, list[str]]:
     """
-    What this installation lacks, from the package's own metadata.
+    Missing or outdated packages, according to this package's metadata.
 
     Returns:
-        `dict[str, list[str]]`: extra (`""` for what is always required) to the packages that are missing or too old.
+        `dict[str, list[str]]`: extra (`""` for required packages) to its problems.
 
     Example:
 
@@ -110,21 +98,16 @@ def extra_problems() -> dict[str, list[str]]:
     for line in requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
         extra = re.search(r"extra == ['\"]([\w-]+)", line)
-        found = problems.setdefault(extra.group(1) if extra else "", [])
-        installed = _installed(requirement.name)
-        if installed is None:
-            found.append(f"{requirement.name} is missing")
-        elif not requirement.specifier.contains(installed, prereleases=True):
-            found.append(f"{requirement.name} is {installed}, but has to be {requirement.specifier}")
+        missing = problems.setdefault(extra.group(1) if extra else "", [])
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            missing.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            missing.append(f"{requirement.name} is {installed}, but must be {requirement.specifier}")
     return problems
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,7 @@
 """
-Print what a model will need, before anything is downloaded: parameters, memory, disk.
+Estimate what a model will need before anything is downloaded: parameters, memory, disk.
 
-The two-branch models that can be made from a dense one:
+The two-branch models that can be built from a dense one:
 
     metis-home estimate --model_name_or_path Qwen/Qwen2.5-VL-7B-Instruct --gpus 8
 
@@ -12,68 +12,53 @@ One of them, with its options, for many long rows:
 """
 
 import json
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from ._run import run_verb
+from ._arguments import flag
+from ._run import print_table, verb
 
 
 @dataclass
 class EstimateArguments:
-    model_name_or_path: str = field(
-        metadata={"help": "dense or two-branch model: folder, config.json or Hub id; only the configuration is read"}
+    model_name_or_path: str = flag("dense or two-branch model: folder, config.json or Hub id; only the config is read")
+    branch_kind: Literal["ffn", "lora"] | None = flag("of a dense model: branches to plan for (default: both)", None)
+    branch_rank: int | None = flag("lora: rank of the deltas (default: 16)", None)
+    branch_projections: list[str] | None = flag(
+        "lora: which projections get deltas, of gate_proj up_proj down_proj q_proj k_proj v_proj o_proj", None
     )
-    branch_kind: Literal["ffn", "lora"] | None = field(
-        default=None, metadata={"help": "of a dense model: the kind of branches to plan for; both by default"}
-    )
-    branch_rank: int | None = field(default=None, metadata={"help": "lora: rank of the changes (default: 16)"})
-    branch_projections: list[str] | None = field(
-        default=None,
-        metadata={"help": "lora: what is changed, gate_proj up_proj down_proj q_proj k_proj v_proj o_proj"},
-    )
-    router_layer: int | None = field(default=None, metadata={"help": "number of decoder layers that stay shared"})
-    gpus: int = field(default=8, metadata={"help": "GPUs of an FSDP run"})
-    tokens: int = field(default=8192, metadata={"help": "KV cache: tokens of a row, with images and answer"})
-    batch: int = field(default=1, metadata={"help": "KV cache: rows"})
-    json: bool = field(default=False, metadata={"help": "print JSON, in parameters and bytes"})
+    router_layer: int | None = flag("number of decoder layers that stay shared", None)
+    gpus: int = flag("GPUs of an FSDP run", 8)
+    tokens: int = flag("KV cache: tokens per row, with images and answer", 8192)
+    batch: int = flag("KV cache: rows", 1)
+    json: bool = flag("print JSON, in parameters and bytes", False)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home estimate`. Takes the flags, gives the exit code."""
-    return run_verb("estimate", EstimateArguments, _estimate, argv, __doc__)
-
-
-def _estimate(arguments: EstimateArguments) -> None:
+@verb
+def main(arguments: EstimateArguments) -> None:
+    """Run `metis-home estimate`."""
     from ..conversion import estimate_memory
 
-    given = asdict(arguments)
+    given = dict(vars(arguments))
     as_json = given.pop("json")
-    found = estimate_memory(given.pop("model_name_or_path"), **given)
+    estimate = estimate_memory(given.pop("model_name_or_path"), **given)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(estimate, indent=2))
     else:
-        _print_table(found)
+        _print_estimate(estimate)
 
 
-def _print_table(found: dict) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_estimate(estimate: dict) -> None:
     from ..conversion.estimate import FORMULA
 
-    models = found["models"]
-    table = Table("", *models, box=None, pad_edge=False, title_justify="left", header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    models = estimate["models"]
+    rows = []
 
     def section(title: str):
-        if table.rows:
-            table.add_row()
-        table.add_row(f"[bold]{title}[/bold]")
+        rows.extend([[], [f"[bold]{title}[/bold]"]])
 
     def row(label: str, cell):
-        table.add_row(f"  {label}", *map(cell, models.values()))
+        rows.append([f"  {label}", *map(cell, models.values())])
 
     section("Parameters")
     for name, label in {"stored": "stored", "branch": "one branch", "router": "router"}.items():
@@ -82,16 +67,15 @@ def _print_table(found: dict) -> None:
     section("Inference, GB: bf16, router fp32")
     row("weights", lambda model: _gb(model["inference_bytes"]["weights"]))
     row("weights, only_branch", lambda model: _gb(model["inference_bytes"]["one_branch"]))
-    size = f"KV cache, {found['tokens']} tokens x {found['batch']}"
+    size = f"KV cache, {estimate['tokens']} tokens x {estimate['batch']}"
     row(size, lambda model: _gb(model["inference_bytes"]["kv_cache"]))
-    section(f"Training, GB: 1 GPU / each of {found['gpus']}")
-    runs = {"full": "all parameters", "one_branch": "one branch", "low_rank": f"rank {found['low_rank']}, and router"}
+    section(f"Training, GB: 1 GPU / each of {estimate['gpus']}")
+    runs = {"full": "all parameters", "one_branch": "one branch", "low_rank": f"rank {estimate['low_rank']} and router"}
     for name, label in runs.items():
         row(label, lambda model, name=name: _training(model["training_bytes"][name]))
     section("Disk, GB")
     row("checkpoint in bf16", lambda model: _gb(model["checkpoint_bytes"]))
-    console = Console(highlight=False)
-    console.print(table)
+    print_table(["", *models], rows[1:])
     print(f"\n{FORMULA}")
 
 
@@ -108,4 +92,4 @@ def _training(value: dict | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,67 +1,52 @@
 """
-Answer every question with both branches, and write the table of outcomes.
+Answer every question with both branches and write the table of outcomes.
 
-The miniature's questions:
+Questions of the miniature:
 
     metis-home eval --model_name_or_path runs/demo/hybrid --output_dir runs/outcomes
 
-Rows of your own, a benchmark and a reasoning-gym family:
+Your own rows, a benchmark and a reasoning-gym family:
 
     metis-home eval --model_name_or_path runs/sft --tasks rows.parquet mmstar reasoning_gym:basic_arithmetic \\
         --output_dir runs/outcomes
 
-The same command again goes on where a run was killed.
+Run the same command again to continue a run that was interrupted.
 """
 
 import json
-import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
-from ._run import print_statement, run_verb
+from ._arguments import NonNegativeFloat, PositiveInt, flag
+from ._models import ModelArguments
+from ._run import print_statement, verb
 
 
-LONGEST_ANSWER = 2048  # tokens, where the model has room for them
+LONGEST_ANSWER = 2048  # tokens, if the model has room for them
 
 
-@dataclass
-class EvalArguments:
-    model_name_or_path: str = field(metadata={"help": "two-branch or dense model, folder or Hub id"})
-    output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
-    model_revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of the Hub repository (default: the newest)"}
+@dataclass(kw_only=True)
+class EvalArguments(ModelArguments):
+    output_dir: str = flag("folder to write; must not exist or be empty")
+    tasks: list[str] | None = flag(
+        "what to ask: tasks of the miniature (default: all of them), benchmarks by name or task file (.yaml), "
+        "reasoning_gym:FAMILY, or datasets with prompt, images, solution and task, by path or Hub id",
+        None,
     )
-    tasks: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "what to ask: tasks of the miniature (all of them by default), benchmarks by name or task file "
-            "(.yaml), reasoning_gym:FAMILY, rows with prompt, images, solution and task by path or Hub id"
-        },
+    dataset_split: str = flag("split of the datasets in --tasks that have several", "test")
+    limit: PositiveInt | None = flag("questions per task: the first ones, or how many to generate (default: 50)", None)
+    max_new_tokens: PositiveInt | None = flag(
+        "longest answer in tokens (default: 2048, or half of the model's positions if that is less)", None
     )
-    dataset_split: str = field(
-        default="test", metadata={"help": "split of rows among --tasks, where there are several"}
-    )
-    limit: int | None = field(
-        default=None, metadata={"help": "questions of each task: the first ones, or so many are made (50 by default)"}
-    )
-    max_new_tokens: int | None = field(
-        default=None,
-        metadata={"help": "longest answer in tokens (default: 2048, or half of the model's positions if that is less)"},
-    )
-    batch_size: int = field(default=8, metadata={"help": "questions per batch"})
-    samples: int = field(default=1, metadata={"help": "answers per question and branch; several need a temperature"})
-    temperature: float = field(default=0.0, metadata={"help": "0 answers greedily"})
-    seed: int = field(default=0, metadata={"help": "seed of the sampling, and of questions that are made"})
-    dtype: str = field(default="auto", metadata={"help": "type in which the weights are loaded"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "let a repository run its own code"})
+    batch_size: PositiveInt = flag("questions per batch", 8)
+    samples: PositiveInt = flag("answers per question and branch; more than one needs a temperature", 1)
+    temperature: NonNegativeFloat = flag("sampling temperature; 0 is greedy", 0.0)
+    seed: int = flag("seed of sampling and of generated questions", 0)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home eval`. Takes the flags, gives the exit code."""
-    return run_verb("eval", EvalArguments, _eval, argv, __doc__)
-
-
-def _eval(arguments: EvalArguments) -> None:
+@verb
+def main(arguments: EvalArguments) -> None:
+    """Run `metis-home eval`."""
     from .._extras import require_extra
 
     require_extra("eval", "datasets", "pyarrow", "math_verify", "matplotlib")
@@ -104,10 +89,10 @@ def _eval(arguments: EvalArguments) -> None:
     failed = results["tasks"]["all"]["failed"]
     print(
         f"Wrote {len(outcomes):,} outcomes to {output_dir}/outcomes.parquet"
-        + (f", {failed:,} of them failed, with the reason in the column `error`" if failed else "")
-        + f". Next: open {output_dir}/report.html, or run metis-home fit-router --outcomes to fit the router to them."
+        + (f"; {failed:,} failed, see the column `error`" if failed else "")
+        + f". Next: open {output_dir}/report.html, or train the router on them with metis-home fit-router."
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,76 +1,66 @@
 """
-Train a dense model, a branch, both or the router on rewards (Stage-RL).
+Train a dense model, a branch or the router on rewards (Stage-RL). Every field of MetisHomeGRPOConfig (TRL's GRPOConfig
+and more) and of TRL's ModelConfig (dtype, use_peft, lora_r, ...) is a flag too: --help_all lists them.
 
-The dense model, before it is upcycled, as published:
+The dense model before it is upcycled, as published:
 
     metis-home grpo --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --dataset_name runs/prompts --output_dir runs/rl
 
-The thinking branch alone, of a two-branch model:
+Only the thinking branch of a two-branch model, on 8 GPUs:
 
     metis-home grpo --model_name_or_path runs/sft --rollout_branch thinking --dataset_name runs/prompts \\
-        --output_dir runs/sft-rl
+        --output_dir runs/sft-rl --accelerate_config zero3 --num_processes 8
 """
 
-import dataclasses
-import sys
+from dataclasses import dataclass
+from typing import Literal
 
-from ._training import RunArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
-
-
-REWARDS = ("accuracy", "format", "thought_leak", "soft_overlong")
+from ._arguments import flag
+from ._training import RunArguments, build_trainer, load_data, meta_model, print_dry_run, run_training, train_and_save
 
 
-@dataclasses.dataclass
+@dataclass
 class GRPOArguments(RunArguments):
-    rewards: list[str] = dataclasses.field(
-        default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": f"what is rewarded, of {', '.join(REWARDS)}; their weights: --reward_weights"},
+    rewards: list[Literal["accuracy", "format", "thought_leak", "soft_overlong"]] | None = flag(
+        "what to reward, of accuracy, format, thought_leak, soft_overlong (default: accuracy format); weigh them with "
+        "--reward_weights; for your own rewards, use MetisHomeGRPOTrainer in Python",
+        None,
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`metis-home grpo`. Takes the flags, gives the exit code."""
-    return run_training("grpo", GRPOArguments, "MetisHomeGRPOConfig", __doc__, _grpo, argv)
+    """Run `metis-home grpo`."""
+    return run_training("grpo", GRPOArguments, "MetisHomeGRPOConfig", _grpo, argv, __doc__)
 
 
-def _grpo(argv: list[str]) -> None:
+def _grpo(arguments: GRPOArguments, config, model_config) -> None:
     from peft import PeftModel
-    from trl import ModelConfig
 
     from ..modeling import MetisHomeConfig
-    from ..trainers import MetisHomeGRPOConfig, MetisHomeGRPOTrainer
+    from ..trainers import MetisHomeGRPOTrainer
     from ..trainers.grpo_checks import check_model, check_prompts, check_vllm
-    from ..trainers.parameter_groups import describe_trainable, freeze
+    from ..trainers.parameter_groups import freeze
 
-    arguments, config, model_config = parse("grpo", (GRPOArguments, MetisHomeGRPOConfig, ModelConfig), argv)
-    rewards = [reward_function(name, config) for name in arguments.rewards]
+    rewards = [reward_function(name, config) for name in arguments.rewards or ("accuracy", "format")]
     train, evaluate = load_data(arguments, config)
     if arguments.dry_run:
-        model = meta_model(model_config.model_name_or_path, config, model_config)
-        two_branch = model.config.model_type == MetisHomeConfig.model_type
+        model = meta_model(config, model_config)
+        two_branch, adapted = model.config.model_type == MetisHomeConfig.model_type, isinstance(model, PeftModel)
         check_model(model, config, two_branch)
-        check_vllm(model, config, two_branch, isinstance(model, PeftModel))
+        check_vllm(model, config, two_branch, adapted)
         check_prompts(train, evaluate, rewards, config, two_branch)
-        freeze(model, config.groups, unfreeze=not isinstance(model, PeftModel))
-        print(describe_trainable(model))
-        print(f"{len(train)} prompts. Everything fits; nothing was written. Next: run it without --dry_run.")
+        freeze(model, config.groups, unfreeze=not adapted)
+        print_dry_run(model, f"{len(train)} prompts")
         return
-    data = {"train_dataset": train, "eval_dataset": evaluate}
-    trainer = build_trainer(
-        MetisHomeGRPOTrainer, model_config, config, arguments.dataset_name, reward_funcs=rewards, **data
-    )
-    verb = "validate" if trainer.two_branch else "upcycle"
-    train_and_save(
-        trainer, config.resume_from_checkpoint, f"metis-home {verb} --model_name_or_path {config.output_dir}"
-    )
+    data = {"train_dataset": train, "eval_dataset": evaluate, "reward_funcs": rewards}
+    trainer = build_trainer(MetisHomeGRPOTrainer, model_config, config, arguments, **data)
+    train_and_save(trainer, next_verb="validate" if trainer.two_branch else "upcycle")
 
 
 def reward_function(name: str, config):
     """A reward by its name on the command line."""
     from .. import rewards
 
-    if name not in REWARDS:
-        raise ValueError(f"`rewards` has {name!r}, but may have {', '.join(REWARDS)}. Rewards of your own: in Python.")
     if name == "soft_overlong":
         longest = config.max_completion_length
         # A fifth of the length, the proportion of DAPO (arXiv 2503.14476).
@@ -83,4 +73,4 @@ def reward_function(name: str, config):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

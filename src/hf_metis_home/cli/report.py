@@ -9,32 +9,26 @@ Beside dense models that answered the same questions, and at another threshold:
         --baselines dense=runs/dense_outcomes
 """
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ._arguments import UsageError
-from ._run import print_statement, run_verb
+from ._arguments import UsageError, flag
+from ._run import print_statement, verb
 
 
 @dataclass
 class ReportArguments:
-    outcomes: str = field(metadata={"help": "folder that `metis-home eval` wrote, or its outcomes.parquet"})
-    output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
-    threshold: float | None = field(
-        default=None, metadata={"help": "the router's; by default the model's own, as eval noted it, else 0.5"}
-    )
-    baselines: list[str] | None = field(
-        default=None, metadata={"help": "models to compare with: name=FOLDER, outcomes of the same questions"}
+    outcomes: str = flag("folder that `metis-home eval` wrote, or its outcomes.parquet")
+    output_dir: str = flag("folder to write; must not exist or be empty")
+    threshold: float | None = flag("the router's threshold (default: the model's, or 0.5)", None)
+    baselines: list[str] | None = flag(
+        "models to compare with, as name=FOLDER with outcomes on the same questions", None
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home report`. Takes the flags, gives the exit code."""
-    return run_verb("report", ReportArguments, _report, argv, __doc__)
-
-
-def _report(arguments: ReportArguments) -> None:
+@verb
+def main(arguments: ReportArguments) -> None:
+    """Run `metis-home report`."""
     baselines = _named(arguments.baselines or [])
     from .._extras import require_extra
 
@@ -60,10 +54,10 @@ def _named(words: list[str]) -> dict[str, str]:
         if not equals or not name or not path:
             raise UsageError(f"`--baselines` has {word!r}, but needs name=FOLDER, such as dense=runs/dense_outcomes.")
         if name in named:
-            raise UsageError(f"`--baselines` names {name!r} twice. Give every model a name of its own.")
+            raise UsageError(f"`--baselines` names {name!r} twice. Give every model its own name.")
         named[name] = path
     return named
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

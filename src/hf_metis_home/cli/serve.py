@@ -13,52 +13,41 @@ With vLLM, in an environment that has it:
 import shlex
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ._run import run_verb
+from ._arguments import flag
+from ._run import verb
 
 
 @dataclass
 class ServeArguments:
-    model_name_or_path: str = field(metadata={"help": "two-branch model, folder or Hub id"})
-    engine: Literal["transformers", "vllm"] = field(default="transformers", metadata={"help": "what generates"})
-    host: str = field(default="127.0.0.1", metadata={"help": "address to listen at; 0.0.0.0 for all of this machine"})
-    port: int = field(default=8000, metadata={"help": "port to listen at"})
-    export_dir: str = field(
-        default="runs/serving",
-        metadata={"help": "where the exports that serving needs are kept; written when missing"},
+    model_name_or_path: str = flag("two-branch model, folder or Hub id")
+    engine: Literal["transformers", "vllm"] = flag("engine that generates", "transformers")
+    host: str = flag("address to listen on; 0.0.0.0 for all interfaces", "127.0.0.1")
+    port: int = flag("port to listen on", 8000)
+    export_dir: str = flag("folder for the exports that serving needs; written if missing", "runs/serving")
+    served_model_name: str | None = flag(
+        "the model's name for clients, besides `auto` (default: the folder's name)", None
     )
-    served_model_name: str | None = field(
-        default=None, metadata={"help": "what clients call the model, beside `auto`; the folder's name by default"}
+    thinking_threshold: float | None = flag("threshold of requests that set none (default: the model's)", None)
+    fallback: Literal["thinking", "non_thinking"] = flag(
+        "branch to use when routing fails, times out or is overloaded", "non_thinking"
     )
-    thinking_threshold: float | None = field(
-        default=None, metadata={"help": "the dial for requests that set none; the model's own by default"}
-    )
-    fallback: Literal["thinking", "non_thinking"] = field(
-        default="non_thinking", metadata={"help": "branch where the router fails or has too much to do"}
-    )
-    router_device: str = field(default="cpu", metadata={"help": "device of the router, e.g. cuda:0"})
-    router_timeout: float = field(default=10.0, metadata={"help": "seconds that a request waits for the router"})
-    image_hosts: list[str] | None = field(
-        default=None, metadata={"help": "hosts that images may come from although their addresses are private"}
-    )
-    start_seconds: float = field(default=900.0, metadata={"help": "how long the engine may take to start"})
-    engine_args: str | None = field(
-        default=None, metadata={"help": "further flags for the engine, as one text: --engine_args='--dtype bfloat16'"}
-    )
+    router_device: str = flag("device of the router, e.g. cuda:0", "cpu")
+    router_timeout: float = flag("seconds a request waits for the router", 10.0)
+    image_hosts: list[str] | None = flag("hosts with private addresses that images may come from", None)
+    start_seconds: float = flag("seconds the engine may take to start", 900.0)
+    engine_args: str | None = flag("more flags for the engine, quoted: --engine_args='--dtype bfloat16'", None)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home serve`. Takes the flags, gives the exit code."""
-    return run_verb("serve", ServeArguments, _serve, argv, __doc__)
-
-
-def _serve(arguments: ServeArguments) -> None:
+@verb
+def main(arguments: ServeArguments) -> None:
+    """Run `metis-home serve`."""
     from .._extras import require_extra
 
-    needed = ["httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"]
+    needed = ["httpx", "prometheus_client", "starlette", "uvicorn"]
     require_extra("serve", *needed, *(["fastapi", "openai"] if arguments.engine == "transformers" else []))
     from ..conversion.fingerprint import calibration_problem
     from ..conversion.vllm_export import ROUTER
@@ -73,8 +62,8 @@ def _serve(arguments: ServeArguments) -> None:
         engine_args = shlex.split(arguments.engine_args or "")
     except ValueError as error:
         raise ValueError(
-            f"`engine_args` is {arguments.engine_args!r}, which is no list of words ({error}). Quote it for the shell "
-            "as a whole: --engine_args='--dtype bfloat16'."
+            f"`engine_args` is {arguments.engine_args!r}, which cannot be split into words ({error}). Quote it as a "
+            "whole: --engine_args='--dtype bfloat16'."
         ) from None
     if arguments.engine == "vllm":
         launch.find_vllm()
@@ -118,4 +107,4 @@ def _serve(arguments: ServeArguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,61 +1,55 @@
 """
-Train branches and router on rows of both modes (Stage-SFT).
+Train branches and router on rows of both modes (Stage-SFT). Every field of MetisHomeSFTConfig (TRL's SFTConfig
+and more) and of TRL's ModelConfig (dtype, use_peft, lora_r, ...) is a flag too: --help_all lists them.
 
     metis-home sft --model_name_or_path runs/hybrid --dataset_name runs/data --output_dir runs/sft
 
-From a recipe, with one field changed, on two processes:
+From a recipe, with one field changed, on two GPUs:
 
-    accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes 2 -m hf_metis_home.cli.sft \\
-        --config recipes/3b/stage_sft.yaml --learning_rate 5e-6
+    metis-home sft --config recipes/3b/stage_sft.yaml --learning_rate 5e-6 --num_processes 2
+
+Sharded over the GPUs by DeepSpeed:
+
+    metis-home sft --config recipes/3b/stage_sft.yaml --accelerate_config zero2 --num_processes 8
 """
 
-import dataclasses
-import sys
+from dataclasses import dataclass
 
-from ._training import RunArguments, build_trainer, load_data, meta_model, parse, run_training, train_and_save
+from ._arguments import flag
+from ._training import RunArguments, build_trainer, load_data, meta_model, print_dry_run, run_training, train_and_save
 
 
-@dataclasses.dataclass
+@dataclass
 class SFTArguments(RunArguments):
-    eval_generation_rows: int = dataclasses.field(
-        default=0, metadata={"help": "evaluation rows that are answered, with the router deciding, at every evaluation"}
-    )
-    eval_max_new_tokens: int = dataclasses.field(default=1024, metadata={"help": "longest of those answers, in tokens"})
+    eval_generation_rows: int = flag("evaluation rows to answer at every evaluation, with the router deciding", 0)
+    eval_max_new_tokens: int = flag("longest of these answers, in tokens", 1024)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`metis-home sft`. Takes the flags, gives the exit code."""
-    return run_training("sft", SFTArguments, "MetisHomeSFTConfig", __doc__, _sft, argv)
+    """Run `metis-home sft`."""
+    return run_training("sft", SFTArguments, "MetisHomeSFTConfig", _sft, argv, __doc__)
 
 
-def _sft(argv: list[str]) -> None:
-    from trl import ModelConfig
-
+def _sft(arguments: SFTArguments, config, model_config) -> None:
     from ..evaluation.generation_callback import GenerationCallback
-    from ..trainers import MetisHomeSFTConfig, MetisHomeSFTTrainer
-    from ..trainers.parameter_groups import describe_trainable, freeze, trained_groups
+    from ..trainers import MetisHomeSFTTrainer
+    from ..trainers.parameter_groups import freeze, trained_groups
     from ..trainers.sft_trainer import check_rows
 
-    arguments, config, model_config = parse("sft", (SFTArguments, MetisHomeSFTConfig, ModelConfig), argv)
     train, evaluate = load_data(arguments, config)
     if arguments.dry_run:
         check_rows(train, evaluate, config)
-        model = meta_model(model_config.model_name_or_path, config, model_config)
+        model = meta_model(config, model_config)
         if not model_config.use_peft:
             freeze(model, trained_groups(config.trainable, config.train_router))
-        print(describe_trainable(model))
-        print(f"{len(train)} training rows. Everything fits; nothing was written. Next: run it without --dry_run.")
+        print_dry_run(model, f"{len(train)} training rows")
         return
-    names = arguments.dataset_name
-    trainer = build_trainer(
-        MetisHomeSFTTrainer, model_config, config, names, train_dataset=train, eval_dataset=evaluate
-    )
+    data = {"train_dataset": train, "eval_dataset": evaluate}
+    trainer = build_trainer(MetisHomeSFTTrainer, model_config, config, arguments, **data)
     if arguments.eval_generation_rows:
         trainer.add_callback(GenerationCallback(trainer, arguments.eval_generation_rows, arguments.eval_max_new_tokens))
-    train_and_save(
-        trainer, config.resume_from_checkpoint, f"metis-home validate --model_name_or_path {config.output_dir}"
-    )
+    train_and_save(trainer, next_verb="validate")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,100 +1,80 @@
 """
 Write a Gradio Space for a two-branch model: an app with the dial, both branches side by side, and example images.
 
-Of a Hub repository, pinned to its newest commit:
+For a Hub repository, pinned to its newest commit:
 
     metis-home space --model_name_or_path OWNER/NAME --output_dir runs/space
 
-Pinned to a commit that you name, without asking the Hub:
+Pinned to a given commit, without asking the Hub:
 
     metis-home space --model_name_or_path OWNER/NAME --output_dir runs/space \\
         --model_revision 0123456789abcdef0123456789abcdef01234567
 
-Of a folder, to run on this machine:
+For a folder, to run on this machine:
 
     metis-home space --model_name_or_path runs/demo/hybrid --output_dir runs/space
 """
 
 import shlex
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ._arguments import UsageError
-from ._run import run_verb
+from ._arguments import UsageError, flag
+from ._run import verb
 
 
 @dataclass
 class SpaceArguments:
-    model_name_or_path: str = field(metadata={"help": "two-branch model: Hub id, or a folder on this machine"})
-    output_dir: str = field(metadata={"help": "folder to write; must not exist, or be empty"})
-    model_revision: str | None = field(
-        default=None, metadata={"help": "commit of the repository that the Space is pinned to (default: the newest)"}
-    )
-    title: str | None = field(default=None, metadata={"help": "of the page (default: the model's name)"})
-    license: str | None = field(
-        default=None, metadata={"help": "the Space's license, an identifier of the Hub; left out where it is not given"}
-    )
+    model_name_or_path: str = flag("two-branch model: Hub id, or a folder on this machine")
+    output_dir: str = flag("folder to write; must not exist or be empty")
+    model_revision: str | None = flag("commit of the repository to pin the Space to (default: the newest)", None)
+    title: str | None = flag("title of the page (default: the model's name)", None)
+    license: str | None = flag("the Space's license, an identifier of the Hub", None)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`metis-home space`. Takes the flags, gives the exit code."""
-    return run_verb("space", SpaceArguments, _space, argv, __doc__)
-
-
-def _space(arguments: SpaceArguments) -> None:
+@verb
+def main(arguments: SpaceArguments) -> None:
+    """Run `metis-home space`."""
     from .._folders import check_output_dir
+    from ..conversion.checkpoint import HYBRID, model_type_of
     from ..hub_templates import write_space
     from ..hub_templates.space_folder import COMMIT, GRADIO
 
-    name, revision = arguments.model_name_or_path, arguments.model_revision
+    name, revision, model_type = arguments.model_name_or_path, arguments.model_revision, HYBRID
     check_output_dir(arguments.output_dir)
     is_folder = Path(name).is_dir()
     if is_folder:
-        _check_folder(name)
+        model_type = model_type_of(name)
     elif not COMMIT.fullmatch(revision or ""):
-        revision = _newest_commit(name, revision)
+        found = _on_the_hub(name, revision)
+        revision, model_type = found.sha, (found.config or {}).get("model_type", HYBRID)
+    if model_type != HYBRID:
+        what = "has no config.json" if model_type is None else f"is a {model_type!r} model"
+        raise UsageError(
+            f"`--model_name_or_path` is {name!r}, which {what}. A Space needs a two-branch model. Create one with "
+            "metis-home upcycle."
+        )
     write_space(name, arguments.output_dir, revision=revision, title=arguments.title, license=arguments.license)
-    folder = shlex.quote(arguments.output_dir)
     pinned = "" if is_folder else f", pinned to {revision}"
     print(f"Wrote a Space for {name}{pinned}, to {arguments.output_dir}.")
     if is_folder:
-        print("It runs on this machine only; write it with the model's Hub id before you publish it.")
-    print(f"Next: pip install gradio=={GRADIO}, python {folder}/app.py, and open the address that it prints.")
+        print("It only runs on this machine. Before publishing it, write it again with the model's Hub id.")
+    app = shlex.quote(f"{arguments.output_dir}/app.py")
+    print(f"Next: pip install gradio=={GRADIO}, run python {app}, and open the address that it prints.")
 
 
-def _check_folder(name: str) -> None:
-    from ..conversion.checkpoint import HYBRID, model_type_of
-
-    if (found := model_type_of(name)) != HYBRID:
-        what = "has no config.json" if found is None else f"holds a model of the type {found!r}"
-        raise UsageError(
-            f"`--model_name_or_path` is {name!r}, which {what}. A Space shows both branches of a two-branch model: "
-            "make one with metis-home upcycle."
-        )
-
-
-def _newest_commit(name: str, revision: str | None) -> str:
-    """The commit that a branch or tag, the main branch by default, of a Hub repository stands at."""
+def _on_the_hub(name: str, revision: str | None):
+    """What the Hub knows about a repository's branch or tag, by default about its main branch."""
     from huggingface_hub import HfApi
 
-    from ..conversion.checkpoint import HYBRID
-
     try:
-        found = HfApi().model_info(name, revision=revision)
+        return HfApi().model_info(name, revision=revision)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"`--model_name_or_path` is {name!r}, which is no folder, and the Hub does not say at which commit "
-            f"{revision or 'it'} stands: {error}\nGive a folder, or the commit with --model_revision."
+            f"`--model_name_or_path` is {name!r}, which is not a folder, and the Hub does not name its newest commit "
+            f"of {revision or 'main'}: {error}\nGive a folder, or the commit with --model_revision."
         ) from error
-    model_type = (found.config or {}).get("model_type", HYBRID)
-    if model_type != HYBRID:
-        raise UsageError(
-            f"`--model_name_or_path` is {name!r}, a model of the type {model_type!r}. A Space shows both branches of a "
-            "two-branch model."
-        )
-    return found.sha
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
