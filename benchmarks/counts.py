@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_metis_home.modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
+from hf_metis_home.modeling.router_metis_home import Routing
 
 
 TEXT_7B = {
@@ -43,9 +44,9 @@ def operations(model: MetisHomeForConditionalGeneration, tokens: int, route: boo
     }
     with FlopCounterMode(display=False) as counter:
         if route:
-            text(**inputs, route_only=True)
+            text(**inputs, routing=Routing(route_only=True))
         else:
-            model.lm_head(text(**inputs, thinking=True, use_cache=False).last_hidden_state[:, -1:])
+            model.lm_head(text(**inputs, routing=Routing(thinking=True), use_cache=False).last_hidden_state[:, -1:])
     # The router does not run without storage: two products of a vector with a matrix, and its queries meet every token
     # twice, to weigh it and to sum it up.
     router = sum(2 * layer.weight.numel() for layer in (text.router.up_proj, text.router.score))

@@ -15,10 +15,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import hf_metis_home.evaluation.outcomes as outcomes
-from hf_metis_home.answers.matching import answers_match
 from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, MAX_ANSWER_TOKENS, TASKS
 from hf_metis_home.tasks.questions import load_questions
-from hf_metis_home.tasks.rows import QuestionRows
 
 from .common import machine, parser, start, table, write_section
 
@@ -65,12 +63,10 @@ class Clock:
             self.seconds += time.perf_counter() - started
 
 
-def timed(model, processor, rows: QuestionRows | list[dict], batch_size: int, clock: Clock) -> tuple[float, float]:
+def timed(model, processor, rows: list[dict], batch_size: int, clock: Clock) -> tuple[float, float]:
     """Seconds of a collection, and those inside `generate`."""
     before, started = clock.seconds, time.perf_counter()
-    outcomes.collect_outcomes(
-        model, processor, rows, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=batch_size, match=answers_match
-    )
+    outcomes.collect_outcomes(model, processor, rows, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=batch_size)
     return time.perf_counter() - started, clock.seconds - before
 
 

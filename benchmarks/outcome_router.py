@@ -27,11 +27,9 @@ from rich.table import Table
 from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditionalGeneration
 
 from hf_metis_home import upcycle
-from hf_metis_home.answers.matching import answers_match
 from hf_metis_home.data import prompt_inputs
 from hf_metis_home.demo.presets import Preset
-from hf_metis_home.demo.stages import DIRECT_MIX, fit, stage_rows, training_arguments
-from hf_metis_home.evaluation.outcomes import collect_outcomes
+from hf_metis_home.demo.stages import DIRECT_MIX, fit, outcomes_of, stage_rows, training_arguments
 from hf_metis_home.miniature.tasks import EASY_TASKS, HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, TASKS, make_dataset
 from hf_metis_home.rewards import accuracy_reward
 from hf_metis_home.trainers import MetisHomeGRPOConfig, MetisHomeGRPOTrainer
@@ -57,12 +55,6 @@ def train_hybrid(base, processor, seed: int, steps: int, rows: int, router_layer
     data = concatenate_datasets(parts).shuffle(seed=seed)
     with tempfile.TemporaryDirectory() as scratch:
         return fit(model, processor, data, Preset(0, steps, 32, rows, 0), steps, seed, scratch)
-
-
-def outcomes_of(model, processor, rows):
-    return collect_outcomes(
-        model, processor, rows, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=200, match=answers_match
-    )
 
 
 def probabilities(model, processor, rows) -> np.ndarray:

@@ -63,8 +63,8 @@ def lora(sizes: Sizes, rank: int):
 def without_choice(model):
     """Let every two-branch layer compute both branches on all rows, by the path that a traced graph takes."""
 
-    def mask(thinking, branch_logits, threshold, hidden_states):
-        rows = torch.as_tensor(thinking, device=hidden_states.device)
+    def mask(routing, hidden_states):
+        rows = torch.as_tensor(routing.thinking, device=hidden_states.device)
         return rows.bool().expand(hidden_states.shape[0])
 
     model.model.language_model._branch = mask

@@ -96,7 +96,8 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
     from hf_metis_home.data import prompt_inputs
     from hf_metis_home.demo import stages
     from hf_metis_home.demo.presets import PRESETS
-    from hf_metis_home.evaluation import answer_rows
+    from hf_metis_home.evaluation.metrics import summarise
+    from hf_metis_home.evaluation.outcomes import collect_outcomes
     from hf_metis_home.miniature.tasks import HARD_TASKS, LOCATED_TASKS, MAX_ANSWER_TOKENS, make_dataset
 
     torch.set_num_threads(1)
@@ -126,13 +127,15 @@ def measure(variant: tuple, base: Path, seed: int, steps: int) -> dict:
     ordinary = {task: share for task, share in mix.items() if task not in LOCATED_TASKS}
     located = dict.fromkeys(LOCATED_TASKS, 1)
     hard = make_dataset(dict.fromkeys(HARD_TASKS, 150), "dev", seed)
-    answers = answer_rows(model, processor, hard, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=150)
+    outcomes = collect_outcomes(
+        model, processor, hard, max_new_tokens=MAX_ANSWER_TOKENS, batch_size=150, routed_only=True
+    )
     return {
         "router_layer": layer, "router_pooling": pooling, "reads": reads, "normalised": normalised, "seed": seed,
         "ordinary": routed_right(conversations(ordinary, 600, "dev", seed, share=0.0)),
         "located": routed_right(conversations(located, 600, "dev", seed, share=0.0)),
         "two_turns": routed_right(conversations(mix, 600, "dev", seed, share=1.0)),
-        "hard_accuracy": sum(answer.correct for answer in answers) / len(answers),
+        "hard_accuracy": summarise(outcomes, pools={"hard": HARD_TASKS})["hard"]["accuracy"],
     }  # fmt: skip
 
 

@@ -24,8 +24,8 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, TrainerCallback
 
 from hf_metis_home.conversion import prepare_processor
-from hf_metis_home.demo.method import POOLS, SIZES, cold_start, stage_rl
-from hf_metis_home.demo.presets import PRESETS
+from hf_metis_home.demo.presets import METHOD_SIZES, PRESETS
+from hf_metis_home.demo.stages import POOLS, cold_start, stage_rl
 from hf_metis_home.miniature.tasks import TASKS, THINKING_TASKS, make_dataset
 from hf_metis_home.modeling import MetisHomeConfig
 
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     processor = AutoProcessor.from_pretrained(args.base)
     prepare_processor(processor, MetisHomeConfig())  # it knows the openings; without one it renders as before
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.base)
-    sizes = dataclasses.replace(SIZES["small"], rl_steps=args.steps)
+    sizes = dataclasses.replace(METHOD_SIZES["small"], rl_steps=args.steps)
     rows = list(make_dataset(dict.fromkeys(TASKS, args.test_rows), "test", args.seed))
     with tempfile.TemporaryDirectory() as scratch:
         model = cold_start(model, processor, PRESETS["small"], sizes, args.seed, scratch)

@@ -40,5 +40,6 @@ if __name__ == "__main__":
     del model  # the fit loads what the router reads through
 
     fit = fit_router_checkpoint(args.model, args.output_dir, rows, outcomes=outcomes, token_cost=args.token_cost)
-    for name, policy in fit.policies.items():
-        print(f"{name}: right {policy.accuracy:.1%}, tokens {policy.tokens:.1f}, thinks {policy.thinking_ratio:.0%}")
+    for name, cell in fit.policies.items():
+        shares = f"right {cell['accuracy']:.1%}, thinks {cell['thinking_ratio']:.0%}"
+        print(f"{name}: {shares}, tokens {cell['tokens']:.1f}")

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from hf_metis_home.cli import main
-from hf_metis_home.reports import report, wrong_routes
+from hf_metis_home.reports import figures, report, wrong_routes
 
 from .reports.report_common import dense_outcome, outcome, write_folder
 
@@ -25,7 +25,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     for command in commands:
         program, *words = shlex.split(command)
         assert program == "metis-home" and main(words) == 0, command
-        assert "- The router thinks about" in capsys.readouterr().out
+        assert "- The router thinks on" in capsys.readouterr().out
     assert json.loads(Path("report-0.3/results.json").read_text())["threshold"] == 0.3
     assert "base" in json.loads(Path("report-0.3/results.json").read_text())["tasks"]["all"]["policies"]
     named = {*re.findall(r"`([\w.]+\.(?:html|json))` \|", PAGE), ".eval_results/sums.yaml"}
@@ -41,7 +41,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
 def test_bounds_of_the_page():
     for bound in (
         f"{wrong_routes.SAMPLES} samples of each kind", f"{wrong_routes.LONGEST_TEXT:,} characters of each text",
-        f"{wrong_routes.IMAGE_SIDE} pixels", f"{report.CURVE_POINTS} points", f"{report.SUBJECTS} subjects",
+        f"{wrong_routes.IMAGE_SIDE} pixels", f"{figures.CURVE_POINTS} points", f"{report.SUBJECTS} subjects",
         f"{report.REASONS} reasons",
     ):  # fmt: skip
         assert bound in PAGE, bound

@@ -15,11 +15,11 @@ from transformers import AutoProcessor, PrinterCallback, Qwen2_5_VLForConditiona
 from trl import SFTConfig, SFTTrainer
 
 from hf_metis_home import MetisHomeConfig, upcycle
-from hf_metis_home.answers import AnswerFormat, opening_text, opening_token_ids
+from hf_metis_home.answers import AnswerFormat, judge, opening_text, opening_token_ids
 from hf_metis_home.conversion.processor import prepare_processor
 from hf_metis_home.data.prompts import conversation_of
 from hf_metis_home.demo.stages import LEARNING_RATE, training_arguments
-from hf_metis_home.evaluation.answering import exact_match, generate_answers
+from hf_metis_home.evaluation.generation import generate_answers
 from hf_metis_home.miniature.tasks import MAX_ANSWER_TOKENS, make_dataset
 from hf_metis_home.rewards import accuracy_reward, format_reward
 from hf_metis_home.trainers import (
@@ -190,7 +190,7 @@ def answers(model, processor, rows: list[dict], tasks, forced: bool | None = Non
             in_convention(task, row["solution"]) if convention and not found.thought else row["solution"]
             for row, found in zip(asked, parsed, strict=True)
         ]
-        right = [p.final is not None and exact_match(p.final, g) for p, g in zip(parsed, gold, strict=True)]
+        right = [judge(text, solution).correct for text, solution in zip(texts, gold, strict=True)]
         found[task] = {
             "correct": "".join(str(int(value)) for value in right),
             "thought": "".join(str(int(bool(answer.thought))) for answer in parsed),

@@ -32,7 +32,7 @@ from hf_metis_home.trainers.router_preferences import (
     preferences_from_outcomes,
     split_questions,
 )
-from hf_metis_home.trainers.router_training import layer_logits, train_layers
+from hf_metis_home.trainers.router_training import Training, layer_logits, train_layers
 
 from .common import Results, arguments, hybrid_of, load_base, prompts, questions
 from .joint import SEEN
@@ -89,9 +89,9 @@ def fit_layers(config, fit: dict, pooling: str, raw: bool, sides, seed: int, ste
     torch.nn.init.zeros_(router.score.weight), torch.nn.init.zeros_(router.score.bias)
     features = pooled(fit, pooling, raw)
     ours, held = ({"features": features[side.rows], "side": side} for side in sides)
-    options = {"steps": steps, "learning_rate": 3e-3, "batch_size": 64, "seed": seed}
+    training = Training(steps, learning_rate=3e-3, batch_size=64, seed=seed)
     before = [layer.detach().clone() for layer in layers]
-    layers, _ = train_layers(before, ours["features"], ours["side"], held["features"], held["side"], **options)
+    layers, _ = train_layers(before, ours["features"], ours["side"], held["features"], held["side"], training)
     return lambda tokens: layer_logits(layers, pooled(tokens, pooling, raw))
 
 

@@ -74,11 +74,11 @@ def staged_folder(output_dir: str | Path) -> Iterator[Path]:
         _in_use.discard(staging)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text file that is the old one or the new one at every moment."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that is the old one or the new one at every moment."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ PACKAGES = (
     "datasets",
     "huggingface-hub",
     "math-verify",
+    "reasoning-gym",
     "vllm",
 )
 

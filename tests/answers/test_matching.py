@@ -223,6 +223,19 @@ def test_a_worker_that_died_is_replaced():
     assert answers_match("b + a + 2", "2 + a + b")
 
 
+def test_an_interrupted_question_does_not_leave_its_reply_to_the_next(monkeypatch):
+    class Interrupted:
+        def readline(self):
+            raise KeyboardInterrupt
+
+    assert answers_match("f + a", "a + f")
+    monkeypatch.setattr(expressions._worker, "stdout", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        answers_match("g + a", "a + g")
+    monkeypatch.undo()
+    assert not answers_match("g + b", "a + g") and answers_match("h + a", "a + h")
+
+
 def test_threads_share_a_worker():
     results = {}
 

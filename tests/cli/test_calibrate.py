@@ -59,7 +59,7 @@ def test_a_stale_calibration_is_said(folder, capsys):
 
 def test_a_promise_that_cannot_be_made(folder, capsys):
     assert calibrate(folder, "--max_accuracy_drop", "0.001") == 0
-    assert "No threshold above 0 can be promised" in capsys.readouterr().out
+    assert "no threshold above 0 can be guaranteed" in capsys.readouterr().out
     assert json.loads((folder / "config.json").read_text())["thinking_threshold"] == 0.0
 
 
@@ -69,8 +69,8 @@ def test_a_promise_that_cannot_be_made(folder, capsys):
         ([], "Exactly one of"),
         (["--max_accuracy_drop", "2"], "`max_accuracy_drop` is 2.0"),
         (["--thinking_ratio", "0.4", "--model_name_or_path", "owner/name"], "hf download OWNER/NAME"),
-        (["--thinking_ratio", "0.4", "--outcomes", "nowhere"], "`outcomes` is 'nowhere', which is no file"),
-        (["--token_budget", "5"], "`token_budget` is 5, but at no threshold"),
+        (["--thinking_ratio", "0.4", "--outcomes", "nowhere"], "`outcomes` is 'nowhere', which is not a file"),
+        (["--token_budget", "5"], "`token_budget` is 5, but on the "),
     ],
 )
 def test_refuses(words, message, folder, capsys):
@@ -85,4 +85,4 @@ def test_refuses_a_dense_model_and_outcomes_of_other_weights(folder, capsys):
     run = {"model": {"name": "other", "weights": "0" * 64}}
     (folder.parent / "outcomes" / "run.json").write_text(json.dumps(run))
     assert calibrate(folder, "--thinking_ratio", "0.4") == 2
-    assert "of a model with other weights ('other', see run.json)" in capsys.readouterr().err
+    assert "from a model with other weights ('other', see run.json)" in capsys.readouterr().err

@@ -21,8 +21,8 @@ from hf_metis_home.cli import eval as eval_verb
 from hf_metis_home.cli import main
 from hf_metis_home.cli.eval import EvalArguments
 from hf_metis_home.conversion import save_hub_folder
-from hf_metis_home.evaluation.evaluation_run import settings_of
 from hf_metis_home.evaluation.outcomes import read_outcomes
+from hf_metis_home.evaluation.run_record import run_settings
 from tests.trainers.common import make_hybrid, make_rows
 
 
@@ -64,7 +64,11 @@ def test_the_folder(folder, tmp_path, capsys):
             assert Image.open(io.BytesIO(question["image"])).size == row["images"][0].size
     run = json.loads((out / "run.json").read_text())
     assert run["arguments"]["limit"] == 6 and run["rows"] == 6 and run["failed"] == 0 and run["versions"]["torch"]
-    assert run["thinking_threshold"] == 0.5 and len(run["questions_sha256"]) == len(run["model"]["config_sha256"]) == 64
+    assert (
+        "answer_format" in run["model"]
+        and run["thinking_threshold"] == 0.5
+        and len(run["questions_sha256"]) == len(run["model"]["config_sha256"]) == 64
+    )
     generating = sum(sum(outcomes[name]) for name in SECONDS)
     assert run["seconds_generating"] == pytest.approx(generating, abs=1e-2) and run["seconds_last_run"] > generating
 
@@ -120,7 +124,7 @@ def test_other_weights_in_the_same_folder_are_noticed(folder, tmp_path):
         with torch.no_grad():
             model.lm_head.weight[0, 0] += step
         model.save_pretrained(tmp_path)
-        found.append(settings_of(arguments, model, rows))
+        found.append(run_settings(arguments, model, rows))
     assert found[0] == found[1]
     assert {name for name in found[0] if found[0][name] != found[2][name]} == {"weights"}
 
@@ -169,8 +173,8 @@ def test_rows_of_json_lines_fail_alone(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--tasks", "cornre"], "`tasks` has 'cornre', which is no task and no dataset. There are shapes, corner"),
-        (["--tasks", "missing.yaml"], "`tasks` has 'missing.yaml', which is no file. Those that ship are ['ai2d'"),
+        (["--tasks", "cornre"], "`tasks` has 'cornre', which is not a known task or dataset. Known are shapes, corner"),
+        (["--tasks", "missing.yaml"], "`tasks` has 'missing.yaml', which is not a file. Available by name: ['ai2d'"),
         (["--tasks", "some/missing.parquet"], "`tasks` is 'some/missing.parquet', which could not be read"),
         (["--tasks", "corner", "corner"], "`tasks` has 'corner' more than once"),
         (["--limit", "0"], "`--limit` is '0', but must be greater than 0"),

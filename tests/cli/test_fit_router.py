@@ -77,7 +77,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, hybrid, rows, capsys):
             found = probabilities(hybrid_of(out), AutoProcessor.from_pretrained(out, trust_remote_code=True))
             assert torch.equal(found > 0.5, is_hard())
             count += 1
-    assert count == 2 and names["fit"].policies["router"].tokens == pytest.approx(15.0)
+    assert count == 2 and names["fit"].policies["router"]["tokens"] == pytest.approx(15.0)
     printed = capsys.readouterr().out
     assert "agrees with label" in printed and "utility" in printed and "before, best threshold" in printed
     assert not list(tmp_path.glob(".*"))
@@ -122,7 +122,7 @@ def test_only_the_router_is_new(tmp_path, kind, rows, capsys):
     )
     assert record["learned_from"] == "labels" and record["policies"]["oracle"]["accuracy"] == 1.0
     card = (out / "README.md").read_text()
-    assert f"fitted alone to labels, on 32 rows. On 8 rows held out {fit.calibrated.accuracy:.1%} agreed" in card
+    assert f"on labels of 32 rows. On 8 held-out rows it agreed with {fit.calibrated.accuracy:.1%}" in card
 
 
 def test_datasets_in_every_form(tmp_path, hybrid, rows):
@@ -169,12 +169,12 @@ def test_refusals(tmp_path, hybrid, rows, capsys):
     for words, message in [
         (command(dense, rows, tmp_path / "out"), "must be a two-branch model"),
         (command(hybrid, tmp_path / "gone.parquet", tmp_path / "out"), "`dataset` is .*which could not be read"),
-        (command(hybrid, tmp_path / "splits", tmp_path / "out"), r"has the splits \['a', 'b'\] and no 'train'"),
+        (command(hybrid, tmp_path / "splits", tmp_path / "out"), r"has no split 'train', only \['a', 'b'\]"),
         (command(hybrid, tmp_path / "other.parquet", tmp_path / "out"), "Row 0 of `rows` has `thinking` None"),
         (command(hybrid, rows, hybrid), "`output_dir` is .*not empty"),
         (command(hybrid, rows, tmp_path / "out", "--outcomes", "gone.parquet"), "`outcomes` is 'gone.parquet'"),
         (command(hybrid, rows, tmp_path / "out", "--outcomes", str(rows)), "has no column 'id'"),
-        (command(hybrid, rows, tmp_path / "out", "--token_cost", "1"), "which only `outcomes` can be charged"),
+        (command(hybrid, rows, tmp_path / "out", "--token_cost", "1"), "which only applies to `outcomes`"),
         (command(hybrid, rows, tmp_path / "out", "--epochs", "1"), "unknown flag --epochs"),
     ]:
         assert main(words) == 2

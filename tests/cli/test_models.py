@@ -13,7 +13,7 @@ from hf_metis_home.cli._models import load_model
 from hf_metis_home.cli.eval import EvalArguments
 from hf_metis_home.conversion import save_hub_folder
 from hf_metis_home.conversion.fingerprint import weights_fingerprint
-from hf_metis_home.evaluation.evaluation_run import settings_of
+from hf_metis_home.evaluation.run_record import run_settings
 from tests.publishing.hub_server import Repository, hub  # noqa: F401  a fixture
 from tests.trainers.common import make_hybrid
 
@@ -49,9 +49,9 @@ def test_a_revision_of_a_hub_repository(tmp_path, hub, monkeypatch, capsys):  # 
     loaded = load_model("me/hybrid", revision=old)[0]
     assert loaded.lm_head.weight.cpu().equal(first)
     asked = asdict(EvalArguments(model_name_or_path="me/hybrid", output_dir="out", model_revision=old))
-    settings = settings_of(asked, loaded, Dataset.from_list([{"a": 1}]))
+    settings = run_settings(asked, loaded, Dataset.from_list([{"a": 1}]))
     assert settings["commit"] == old and settings["weights"] == weights_fingerprint(tmp_path / "hybrid")
-    newest = settings_of({**asked, "model_revision": None}, loaded, Dataset.from_list([{"a": 1}]))
+    newest = run_settings({**asked, "model_revision": None}, loaded, Dataset.from_list([{"a": 1}]))
     assert newest["weights"] == weights_fingerprint(tmp_path / "newer")
     refused = ["eval", "--model_name_or_path", "me/hybrid", "--model_revision", "absent", "--limit", "1"]
     assert main([*refused, "--tasks", "digits", "--output_dir", str(tmp_path / "outcomes")]) == 2

@@ -66,7 +66,7 @@ def test_errors_of_other_code_are_not_dressed_up():
 
 
 def test_a_module_that_is_gone_is_a_bug(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hf_metis_home.demo.plain_demo", None)
+    monkeypatch.setitem(sys.modules, "hf_metis_home.demo.comparison", None)
     with pytest.raises(ModuleNotFoundError):
         main(["demo"])
 

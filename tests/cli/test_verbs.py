@@ -18,7 +18,7 @@ def demo_calls(monkeypatch, tmp_path):
         return {"statement": ["It shows this.", "It does not show that."]}
 
     module = SimpleNamespace(run_demo=run_demo)
-    monkeypatch.setitem(sys.modules, "hf_metis_home.demo.plain_demo", module)
+    monkeypatch.setitem(sys.modules, "hf_metis_home.demo.comparison", module)
     monkeypatch.chdir(tmp_path)
     return calls
 

@@ -109,7 +109,7 @@ def test_record_names_the_adapter(tmp_path, dense):
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"use_dora": True}, "an adapter with use_dora=True, but a branch holds plain LoRA"),
+        ({"use_dora": True}, "an adapter with use_dora=True, but a branch can only hold plain LoRA"),
         ({"modules_to_save": ["lm_head"]}, r"an adapter with modules_to_save=\['lm_head'\]"),
         ({"bias": "all"}, "an adapter with bias='all'"),
         ({"alora_invocation_tokens": [5, 6]}, r"an adapter with alora_invocation_tokens=\[5, 6\]"),
@@ -132,14 +132,14 @@ def test_adapter_of_another_base(tmp_path, dense, caplog):
     adapter = save_adapter(dense, tmp_path / "adapter")
     with caplog.at_level(logging.WARNING):
         upcycle_checkpoint(other, tmp_path / "hybrid", thinking_adapter=adapter, router_layer=0)
-    assert "`thinking_adapter` was trained over" in caplog.text and str(dense) in caplog.text
+    assert "`thinking_adapter` was trained on" in caplog.text and str(dense) in caplog.text
     # One whose shapes are wrong is no matter of trust.
     tensors = stored(adapter)
     name = next(name for name in tensors if name.endswith("up_proj.lora_B.weight"))
     from safetensors.torch import save_file
 
     save_file({**tensors, name: tensors[name][:-1].contiguous()}, adapter / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="`thinking_adapter` belongs to another base model: its change of .*up_proj"):
+    with pytest.raises(ValueError, match="`thinking_adapter` belongs to another base model: its delta of .*up_proj"):
         upcycle_checkpoint(dense, tmp_path / "out", thinking_adapter=adapter, router_layer=0)
     assert config["text_config"]["hidden_size"] == 32
 
@@ -150,7 +150,7 @@ def test_adapter_of_another_base(tmp_path, dense, caplog):
         ({"router_layer": 1}, r"`thinking_adapter` changes .*layers\.0.* Use `router_layer=0`"),
         ({"router_layer": 0, "branch_rank": 1}, "`branch_rank` is 1, but an adapter has rank 2"),
         ({"router_layer": 0, "branch_projections": ["up_proj"]}, r"`branch_projections` lacks \['down_proj', 'gate"),
-        ({"router_layer": 0, "shared_from": "mean"}, "adapters belong to the weights of the dense model"),
+        ({"router_layer": 0, "shared_from": "mean"}, "adapters only fit the weights of the dense model"),
         ({"router_layer": 0, "thinking_model": "dense"}, "`thinking_model` and `thinking_adapter` both give"),
     ],
 )  # fmt: skip

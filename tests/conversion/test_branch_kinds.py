@@ -39,7 +39,7 @@ def test_merge_and_back(tmp_path, dense):
     # The difference of two changes of rank 3 has rank 6.
     change_branch_kind(tmp_path / "ffn", tmp_path / "back", branch_kind="lora", branch_rank=6, max_error=1e-4)
     assert_same_answers(tmp_path / "back", hybrid)
-    with pytest.raises(ValueError, match="`branch_rank` is 1, .* would do"):
+    with pytest.raises(ValueError, match="`branch_rank` is 1, .* is enough"):
         change_branch_kind(tmp_path / "ffn", tmp_path / "small", branch_kind="lora", branch_rank=1)
     assert not (tmp_path / "small").exists()
 
@@ -55,7 +55,7 @@ def test_result_is_a_model_like_any_other(tmp_path, dense):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("lora_attention_0", {"branch_kind": "ffn"}, r"The branches change \['q_proj', .* cannot hold"),
+        ("lora_attention_0", {"branch_kind": "ffn"}, r"The branches change \['q_proj', .* 'ffn' branches cannot"),
         ("ffn_1", {"branch_kind": "ffn"}, "which the branches of this model are already"),
         ("lora_1", {"branch_kind": "ffn", "branch_rank": 4}, "`branch_rank` has no effect"),
     ],

@@ -140,7 +140,7 @@ def test_adapters_over_the_shared_network(tmp_path, trained):
 
 def test_adapter_of_whole_networks(tmp_path, dense):
     hybrid = perturb(upcycle_checkpoint(dense, tmp_path / "hybrid"), (".mlp.thinking.",), rank=3)
-    with pytest.raises(ValueError, match="`rank` is 1, .* Rank 3 would do"):
+    with pytest.raises(ValueError, match="`rank` is 1, .* Rank 3 is enough"):
         export_checkpoint(hybrid, tmp_path / "small", format="peft", branch="thinking", rank=1)
     assert not list(tmp_path.glob("*small*"))
     record = export_checkpoint(hybrid, tmp_path / "exact", format="peft", branch="thinking", rank=3)
@@ -195,7 +195,7 @@ def test_router_alone_decides_as_the_model(tmp_path, trained):
         ({"format": "peft", "branch": "thinking", "rank": 0}, "`rank` is 0"),
         ({"format": "peft", "branch": "thinking", "max_error": 2.0}, "`max_error` is 2.0"),
         ({"format": "peft", "branch": "thinking"}, "does not differ from the base model"),
-        ({"format": "dense", "branch": "shared"}, "nothing is left without a branch"),
+        ({"format": "dense", "branch": "shared"}, "every model needs a branch"),
     ],
 )
 def test_arguments(tmp_path, dense, arguments, message):
@@ -223,7 +223,7 @@ def test_of_one_branch_the_other_cannot_be_had(tmp_path, trained):
 
 
 def test_dense_is_no_source(tmp_path, dense):
-    with pytest.raises(ValueError, match="must be a two-branch model .* It is a dense Qwen2.5-VL"):
+    with pytest.raises(ValueError, match="must be a two-branch model. It is a dense Qwen2.5-VL"):
         export_checkpoint(dense, tmp_path / "out", format="dense", branch="thinking")
 
 

@@ -74,7 +74,7 @@ def _check(folder):
 
 def test_a_calibration_that_holds(calibrated):
     assert calibration_problem(calibrated) is None
-    assert _check(calibrated).ok and _check(calibrated).detail.startswith("threshold 0.3, of ")
+    assert _check(calibrated).ok and _check(calibrated).detail.startswith("threshold 0.3, calibrated ")
     model = hybrid_of(calibrated)
     assert model.config.calibration["threshold"] == model.config.thinking_threshold == 0.3
     model.save_pretrained(calibrated)  # unchanged, in other files
@@ -94,7 +94,7 @@ def test_a_turned_dial_is_stale(calibrated):
     _write(calibrated, thinking_threshold=0.7)
     assert "for the threshold 0.3, but `thinking_threshold` in config.json is 0.7" in calibration_problem(calibrated)
     _write(calibrated, calibration={"threshold": 0.7})
-    assert "no record of `metis-home calibrate`" in calibration_problem(calibrated)
+    assert "was not written by `metis-home calibrate`" in calibration_problem(calibrated)
     _write(calibrated, calibration=None)
     assert calibration_problem(calibrated) is None and _check(calibrated).detail == "none, threshold 0.7"
     assert calibration_problem("owner/name") is None  # of a repository that is not here nothing is known

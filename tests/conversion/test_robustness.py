@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration as Dense
 
-from hf_metis_home import __version__
 from hf_metis_home._folders import staged_folder
+from hf_metis_home._versions import versions
 from hf_metis_home.cli.upcycle import main as upcycle_command
 from hf_metis_home.conversion import export_checkpoint, upcycle, upcycle_checkpoint
 from hf_metis_home.conversion.checkpoint import INDEX, is_branch_tensor, native_name
@@ -132,7 +131,7 @@ def test_truncated_shard(tmp_path, sharded, size):
     path.write_bytes(path.read_bytes()[:size])
     message = refused(tmp_path, sharded)
     assert message.startswith(f"`model_name_or_path`: {str(path)!r} is truncated or damaged (")
-    assert message.endswith("Fetch or save it again.")
+    assert message.endswith("Fetch or save the checkpoint again.")
 
 
 def test_corrupted_header(tmp_path, sharded, dense):
@@ -156,7 +155,7 @@ def test_index_that_disagrees(tmp_path, sharded, change):
     edit_index(sharded, change)
     message = refused(tmp_path, sharded)
     assert re.match(
-        f"`model_name_or_path` is {str(sharded)!r}, whose {INDEX} and shards disagree in 1 tensors: "
+        f"`model_name_or_path` is {str(sharded)!r}, whose {INDEX} and shards disagree on 1 tensors: "
         r"model\.layers\.\d\.mlp\.up_proj\.weight\. Fetch or save the checkpoint again\.$",
         message,
     ), message
@@ -167,15 +166,15 @@ def test_damaged_index(tmp_path, sharded, text):
     (sharded / INDEX).write_text(text)
     message = refused(tmp_path, sharded)
     assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}, whose {INDEX} is damaged (")
-    assert message.endswith("Fetch the checkpoint again.")
+    assert message.endswith("Fetch or save the checkpoint again.")
 
 
 def test_two_saves_in_one_folder(tmp_path, sharded, dense):
     """transformers would load the other one."""
     shutil.copy(dense / "model.safetensors", sharded)
     message = refused(tmp_path, sharded)
-    assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}, which holds {INDEX} and model.safetensors, ")
-    assert message.endswith("Remove the one that is left over from an earlier save.")
+    assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}, which holds both {INDEX} and ")
+    assert message.endswith("Remove whichever is left over from an earlier save.")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])
@@ -183,7 +182,7 @@ def test_damaged_config(tmp_path, sharded, text):
     (sharded / "config.json").write_text(text)
     message = refused(tmp_path, sharded)
     assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}, whose config.json is damaged (")
-    assert message.endswith("Fetch the checkpoint again.")
+    assert message.endswith("Fetch or save the checkpoint again.")
 
 
 def test_tensor_in_two_shards(tmp_path, sharded):
@@ -199,14 +198,14 @@ def test_tensor_in_two_shards(tmp_path, sharded):
 def test_missing_shard_of_another_source(tmp_path, sharded, dense):
     shards(sharded)[1].unlink()
     message = refused(tmp_path, dense, FileNotFoundError, non_thinking_model=sharded)
-    assert message.startswith(f"`non_thinking_model` is {str(sharded)!r}, whose index names shards that are absent: ")
+    assert message.startswith(f"`non_thinking_model` is {str(sharded)!r}, whose index names missing shards: ")
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_weights_of_another_type(tmp_path, dense, dtype):
     source = rewrite(dense, tmp_path / "source", lambda tensors: {**tensors, OWN: tensors[OWN].to(dtype)})
     message = refused(tmp_path, source)
-    assert re.match(rf"`model_name_or_path`: {OWN} in '.*' has the type (I8|U8|F8_E4M3), but weights must be", message)
+    assert re.match(rf"`model_name_or_path`: {OWN} in '.*' has dtype (I8|U8|F8_E4M3), but weights must be", message)
     assert message.endswith("Convert the original weights, not quantised ones.")
 
 
@@ -236,9 +235,9 @@ def test_sources_of_other_sizes(tmp_path, dense, sizes, tensor):
     tiny_dense(word_level_processor(), **sizes).save_pretrained(other)
     word_level_processor().save_pretrained(other)
     message = refused(tmp_path, dense, thinking_model=other)
-    assert re.match("`thinking_model` and the dense model disagree in model", message), message
-    assert tensor is None or f"disagree in {tensor}" in message
-    assert message.endswith("All sources must have the same sizes.")
+    assert re.match("`thinking_model` and the dense model disagree on model", message), message
+    assert tensor is None or f"disagree on {tensor}" in message
+    assert message.endswith("Sizes must match.")
 
 
 @pytest.mark.parametrize("format", ["dense", "router"])
@@ -273,8 +272,7 @@ def test_full_disk_is_seen_before(tmp_path, dense, monkeypatch):
         with pytest.raises(OSError) as raised:
             convert()
         assert re.match(
-            rf"`output_dir` needs 0\.\d MB, but the disk of '{tmp_path}(/new)?' has 0\.0 MB free\. Free some space or "
-            r"choose another disk; nothing was written\.$",
+            r"`output_dir` needs 0\.\d MB, but its disk has 0\.0 MB free\. Choose another disk\.$",
             str(raised.value),
         ), str(raised.value)
         assert not list(tmp_path.rglob("*.partial")) and not (tmp_path / "new/out").exists()
@@ -355,7 +353,7 @@ def test_output_that_gets_content_meanwhile(tmp_path):
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_output_is_a_link(tmp_path, exists):
-    """The files lie where the link leads, on the disk that was chosen with it, and never on another."""
+    """Files go where the link points, onto the disk that it chooses, never onto another."""
     (tmp_path / "disk").mkdir()
     if exists:
         (tmp_path / "disk/out").mkdir()
@@ -454,10 +452,10 @@ def test_means_are_not_the_sources(dense, thinking, non_thinking):
         (
             "thinking",
             ["non_thinking"],
-            "`shared_from` is 'thinking', but there is no `thinking_model`. Pass one, or use",
+            "`shared_from` is 'thinking', but `thinking_model` is not given. Pass one, or use",
         ),
-        ("thinking", [], "`shared_from` is 'thinking', but there is no `thinking_model`. Pass one, or use 'base'."),
-        ("mean", [], "`shared_from` is 'mean', but neither `thinking_model` nor `non_thinking_model` is given, so"),
+        ("thinking", [], "`shared_from` is 'thinking', but `thinking_model` is not given. Pass one, or use 'base'."),
+        ("mean", [], "`shared_from` is 'mean', but there is no `thinking_model` or `non_thinking_model`. Pass"),
         ("dense", ["thinking"], r"`shared_from` is 'dense', but must be one of \['base', 'thinking', 'mean'\]"),
     ],
 )
@@ -481,7 +479,7 @@ def test_head_that_one_source_ties(tmp_path, dense, thinking):
     (tied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     for shared_from in ("thinking", "mean"):
         message = refused(tmp_path, dense, thinking_model=tied, shared_from=shared_from)
-        assert message.startswith("The sources disagree on whether the head is tied to the embeddings. Use `shared")
+        assert message.startswith("The sources disagree on tying the head to the embeddings. Use `shared")
     upcycle_checkpoint(dense, tmp_path / "out", thinking_model=tied)
 
 
@@ -503,11 +501,7 @@ def test_record(tmp_path, in_shards, thinking, non_thinking):
     assert command.startswith("metis-home upcycle --model_name_or_path ") and f"'{tmp_path / 'out put'}'" in command
     for word in ("--thinking_model", "--non_thinking_model", "--shared_from mean", "--router_layer 1"):
         assert word in command
-    assert record.pop("versions") == {
-        "hf-metis-home": __version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-    }
+    assert record.pop("versions") == versions()
     assert {name: record[name] for name in sources} == {name: str(path) for name, path in sources.items()}
     assert (record["layout"], record["shared_from"], record["router_layer"]) == ("legacy", "mean", 1)
     assert record["stored_head"] is True and record["thinking_adapter"] is None

@@ -179,10 +179,10 @@ def reshape(tensors):
     ("change", "message"),
     [
         (drop, "1 tensors are missing: model.language_model.layers.0.mlp.up_proj.weight"),
-        (add, "1 tensors belong to no part of the model: model.language_model.layers.0.mlp.gate.weight"),
+        (add, "1 tensors are not part of the model: model.language_model.layers.0.mlp.gate.weight"),
         (
             reshape,
-            "1 tensors have another shape than the config says: model.language_model.layers.0.mlp.up_proj.weight",
+            "1 tensors have the wrong shape: model.language_model.layers.0.mlp.up_proj.weight",
         ),
     ],
 )
@@ -210,9 +210,9 @@ def test_hybrid_is_no_source(tmp_path, dense_folder):
 
 
 def test_sources_that_disagree():
-    with pytest.raises(ValueError, match=r"`thinking_model` and the dense model disagree in .*: \(64, 32\) against"):
+    with pytest.raises(ValueError, match=r"`thinking_model` and the dense model disagree on .*: \(64, 32\) against"):
         upcycle(tiny_dense(), thinking_model=tiny_dense(intermediate_size=64))
-    with pytest.raises(ValueError, match="`non_thinking_model` and the dense model disagree in .*: absent against"):
+    with pytest.raises(ValueError, match="`non_thinking_model` and the dense model disagree on .*: absent against"):
         upcycle(tiny_dense(), non_thinking_model=tiny_dense(num_hidden_layers=2))
 
 
@@ -225,7 +225,7 @@ def test_sources_with_other_constants():
 
 
 def test_missing_folder(tmp_path, dense_folder):
-    with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*not a folder here and could not be fetched"):
+    with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*not a local folder and could not"):
         upcycle_checkpoint(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="a folder without config.json"):
         upcycle_checkpoint(tmp_path, tmp_path / "out")
@@ -242,7 +242,7 @@ def test_missing_shard(tmp_path, dense_folder):
     model, _ = tiny_word_level()
     model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")
     sorted((tmp_path / "sharded").glob("*.safetensors"))[0].unlink()
-    with pytest.raises(FileNotFoundError, match="whose index names shards that are absent: .*00001"):
+    with pytest.raises(FileNotFoundError, match="whose index names missing shards: .*00001"):
         upcycle_checkpoint(tmp_path / "sharded", tmp_path / "out")
 
 

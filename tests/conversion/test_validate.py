@@ -92,7 +92,7 @@ def check_whole(folder, **kwargs):
 def test_upcycled_folder(whole, dense):
     found = check_whole(whole, dense_model=dense)
     assert "thinking: 0 of " in found["dense parity"].detail and "differ," not in found["dense parity"].detail
-    assert found["code"].detail == "5 files, this package's"
+    assert found["code"].detail == "6 files, this package's"
     assert "dense parity" not in check_whole(whole)
 
 
@@ -133,8 +133,8 @@ def test_router_alone(dense, tmp_path, router_layer):
     folder = upcycle_checkpoint(dense, tmp_path / "hybrid", router_layer=router_layer)
     export_checkpoint(folder, tmp_path / "router", format="router")
     found = check_whole(tmp_path / "router", dense_model=dense)
-    assert found["configuration"].detail == f"a router alone, after {router_layer} layers"
-    assert found["head"].detail == "none, as for a router alone"
+    assert found["configuration"].detail == f"only a router, after {router_layer} layers"
+    assert found["head"].detail == "none, as expected of a router"
 
 
 def test_tied_head_stored_twice(tmp_path):
@@ -143,7 +143,7 @@ def test_tied_head_stored_twice(tmp_path):
     model.tie_weights()
     folder = save_hub_folder(upcycle(model, processor), processor, tmp_path / "hybrid")
     rewrite(folder, lambda tensors: tensors.update({HEAD: tensors[EMBEDDINGS].clone()}))
-    assert check_whole(folder)["head"].detail == "tied to the embeddings, and stored once more"
+    assert check_whole(folder)["head"].detail == "tied to the embeddings, and stored as well"
     rewrite(folder, lambda tensors: tensors[HEAD][0].add_(1.0))
     check_defect(folder, "head", "`tie_word_embeddings` is true, but lm_head.weight differs")
 
@@ -151,7 +151,7 @@ def test_tied_head_stored_twice(tmp_path):
 def test_code_of_another_version_is_a_note(folder):
     with (folder / "modeling_metis_home.py").open("a") as file:
         file.write("\nVERSION = 2\n")
-    assert check_whole(folder)["code"].detail == "5 files, not this package's version: modeling_metis_home.py"
+    assert check_whole(folder)["code"].detail == "6 files, this package's except modeling_metis_home.py"
 
 
 # Configuration and weights
@@ -180,8 +180,8 @@ def test_configuration(folder, text, message):
 def test_missing_shard(sharded, dense):
     check_whole(sharded)
     sorted(sharded.glob("*.safetensors"))[1].unlink()
-    check_defect(sharded, "files", "names shards that are absent: model-00002", WEIGHTS)
-    check_defect(sharded, "files", "absent", (*WEIGHTS, "dense parity"), dense_model=dense)
+    check_defect(sharded, "files", "names missing shards: model-00002", WEIGHTS)
+    check_defect(sharded, "files", "missing shards", (*WEIGHTS, "dense parity"), dense_model=dense)
 
 
 def test_missing_index(sharded):
@@ -193,12 +193,12 @@ def test_index_that_disagrees(sharded):
     index = json.loads((sharded / INDEX).read_text())
     del index["weight_map"][UP]
     (sharded / INDEX).write_text(json.dumps(index))
-    check_defect(sharded, "files", f"disagree in 1 tensors: {UP}", WEIGHTS)
+    check_defect(sharded, "files", f"disagree on 1 tensors: {UP}", WEIGHTS)
 
 
 def test_weights_of_an_earlier_save(sharded):
     save_file({"x": torch.zeros(1)}, sharded / "model.safetensors", {"format": "pt"})
-    check_defect(sharded, "files", "of which transformers would load the latter", WEIGHTS)
+    check_defect(sharded, "files", "transformers would load the latter", WEIGHTS)
 
 
 def test_truncated_file(folder):
@@ -211,14 +211,14 @@ def test_truncated_file(folder):
     ("change", "message"),
     [
         (lambda tensors: tensors.pop(UP), f"1 tensors are missing: {UP}"),
-        (lambda tensors: tensors.update(extra=torch.zeros(1)), "1 tensors belong to no part of the model: extra"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "1 tensors are not part of the model: extra"),
         (
             lambda tensors: tensors.update({UP: tensors[UP][:-1].clone()}),
-            f"1 tensors have another shape than the config says: {UP} is (47, 32), expected (48, 32)",
+            f"1 tensors have the wrong shape: {UP} is (47, 32), expected (48, 32)",
         ),
         (  # the names of earlier checkpoints, which nothing maps for code on the Hub
             lambda tensors: tensors.update({"model.norm.weight": tensors.pop(NORM)}),
-            f"1 tensors are missing: {NORM}; 1 tensors belong to no part of the model: model.norm.weight",
+            f"1 tensors are missing: {NORM}; 1 tensors are not part of the model: model.norm.weight",
         ),
     ],
 )
@@ -230,8 +230,8 @@ def test_tensors(folder, dense, change, message):
 @pytest.mark.parametrize(
     ("name", "dtype", "message"),
     [
-        (UP, torch.bfloat16, f"several types, {{'float32': 59, 'bfloat16': 1}}: {UP}"),
-        ("model.language_model.router.score.bias", torch.float16, "neither of the model's type torch.float32"),
+        (UP, torch.bfloat16, f"several dtypes, {{'float32': 59, 'bfloat16': 1}}: {UP}"),
+        ("model.language_model.router.score.bias", torch.float16, "neither the model's dtype torch.float32"),
     ],
 )
 def test_dtypes(folder, name, dtype, message):
@@ -334,7 +334,7 @@ def test_token_ids(folder, field):
 
 def test_processor_of_another_model(folder):
     byte_level_processor().save_pretrained(folder)
-    check_defect(folder, "token ids", "Put the processor of this model into the folder")
+    check_defect(folder, "token ids", "Put this model's processor into the folder")
 
 
 @pytest.mark.parametrize(
@@ -343,8 +343,8 @@ def test_processor_of_another_model(folder):
         (None, "README.md is missing"),
         ("# A model\n", "library_name: None"),
         ("---\nlibrary_name: peft\n---\n# A model\n", "library_name: peft"),
-        ("---\ntags: [a\n---\n# A model\n", "metadata that the Hub would refuse"),
-        ("---\n- a\n---\n# A model\n", "metadata that the Hub would refuse"),
+        ("---\ntags: [a\n---\n# A model\n", "metadata that the Hub would reject"),
+        ("---\n- a\n---\n# A model\n", "metadata that the Hub would reject"),
     ],
 )
 def test_card(folder, text, message):
@@ -384,14 +384,14 @@ def test_lora_parity(dense, tmp_path):
 
 def test_parity_with_another_model(folder, tmp_path):
     other = save(tmp_path / "other", *tiny_word_level(num_layers=1))
-    check_defect(folder, "dense parity", "have no counterpart of their shape in `dense_model`", dense_model=other)
+    check_defect(folder, "dense parity", "do not match `dense_model`", dense_model=other)
 
 
 # Wrong calls
 
 
 def test_no_folder(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*absent', which is not a folder here"):
+    with pytest.raises(FileNotFoundError, match="`model_name_or_path` is .*absent', not a folder here"):
         validate_checkpoint(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="`dense_model` is .*absent'"):
         validate_checkpoint(folder, dense_model=tmp_path / "absent")

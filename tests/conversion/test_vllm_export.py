@@ -175,6 +175,6 @@ def test_ranks_that_vllm_does_not_take(tmp_path):
     hybrid = upcycle_checkpoint(
         save_dense(tmp_path / "dense"), tmp_path / "hybrid", branch_kind="lora", branch_rank=600
     )
-    with pytest.raises(ValueError, match="`branch_rank` is 600, but vLLM takes adapters up to rank 512"):
+    with pytest.raises(ValueError, match="`branch_rank` is 600, but vLLM supports adapters only up to rank 512"):
         export_checkpoint(hybrid, tmp_path / "vllm", format="vllm")
     assert not (tmp_path / "vllm").exists()

@@ -184,7 +184,7 @@ def test_rollouts_made_with_other_settings_are_refused_by_name(tmp_path):
 
 def test_a_damaged_work_file_is_an_error_that_names_the_line(tmp_path):
     (tmp_path / "out.rollouts.jsonl").write_text('{"settings": {}}\nrubbish\n{}\n')
-    with pytest.raises(ValueError, match="rollouts.jsonl, line 2, is no JSON"):
+    with pytest.raises(ValueError, match="rollouts.jsonl is damaged: line 2 is not JSON"):
         build_data(prompt_set({"sums": 3}), ScriptedModel(by_thirds), tmp_path / "out")
 
 

@@ -44,7 +44,7 @@ def test_seed():
         ({"a": 1}, None, "Give every dataset a weight"),
         ({"a": 1, "b": 0}, None, "must be positive"),
         ({"a": 1, "b": float("nan")}, None, "must be positive"),
-        ({"a": 1000, "b": 1}, 3, "leaves none for 'b'"),
+        ({"a": 1000, "b": 1}, 3, "leaves no row for 'b'"),
     ],
 )
 def test_bad_input(weights, rows, message):
@@ -53,7 +53,7 @@ def test_bad_input(weights, rows, message):
 
 
 def test_empty():
-    with pytest.raises(ValueError, match="nothing in 'b'"):
+    with pytest.raises(ValueError, match="no rows in 'b'"):
         mix_datasets({"a": dataset("a", 3), "b": dataset("b", 0)}, {"a": 1, "b": 1})
 
 
@@ -72,7 +72,7 @@ def test_a_split_that_is_not_there(tmp_path):
     from datasets import DatasetDict
 
     DatasetDict({"train": dataset("a", 3)}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="splits \\['train'\\] and no 'test'"):
+    with pytest.raises(ValueError, match="no split 'test', only \\['train'\\]"):
         load_rows(tmp_path / "saved", "test")
 
 

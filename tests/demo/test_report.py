@@ -2,13 +2,12 @@
 
 import base64
 import io
-import re
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from hf_metis_home.demo.report import MODELS, write_report
+from hf_metis_home.demo.report import LOOKS, MODELS, _plot, write_report
 
 
 NASTY = "<script>alert(1)</script> a < b & \"c\" 'd' {{ 1 + 1 }} </dd>"
@@ -58,6 +57,12 @@ def sample(**values) -> dict:
     facts = {"image": Image.new("RGB", (56, 56), (200, 10, 10)), "question": "which color?", "gold": "red"}
     answer = {"thinking_probability": 0.0625, "thinking": False, "thought": "", "answer": "red", "correct": True}
     return {**facts, **answer, "task": "shapes", **values}
+
+
+def plots(page: Page) -> dict[str, str]:
+    """Task to the SVG of its plot."""
+    images = [attributes for tag, attributes in page.tags if tag == "img" and "svg+xml" in attributes["src"]]
+    return {image["alt"].split()[7]: base64.b64decode(image["src"].partition(",")[2]).decode() for image in images}
 
 
 @pytest.fixture
@@ -111,6 +116,14 @@ def test_values_that_were_not_measured(page):
     assert "None" not in report.shown and "nan" not in report.shown
 
 
+def test_malformed_answers_are_shown_where_there_are_any(page):
+    models = results()["models"]
+    models["hybrid"]["easy"] |= {"malformed": 0.031}
+    models["base"]["easy"] |= {"malformed": 0.0}
+    shown = page(models=models).shown
+    assert "tok · 3.1 % malformed" in shown and shown.count("% malformed") == 1
+
+
 def test_several_seeds(page):
     models = results()["models"]
     models["hybrid"]["easy"]["spread"] = {"accuracy": 0.021}
@@ -120,26 +133,26 @@ def test_several_seeds(page):
 
 
 def test_plots_have_a_mark_per_model_and_task(page):
-    marks = [attributes["class"] for tag, attributes in page().tags if attributes.get("class", "").startswith("mark ")]
-    assert marks.count("mark hybrid") == 3  # easy, hard, legend
-    assert len(marks) == 3 * len(MODELS)
+    report = page()
+    texts = plots(report)
+    assert list(texts) == ["easy", "hard"]
+    for text in texts.values():
+        assert all(f">{title}</text>" in text for title, _ in MODELS.values())
+    keys = [attributes["style"] for _, attributes in report.tags if attributes.get("class") == "key"]
+    assert keys == [f"color: var(--{color})" for _, color in LOOKS.values()] and LOOKS.keys() == MODELS.keys()
 
 
-def test_marks_are_where_their_values_are(page):
+def test_marks_are_where_their_values_are():
     models = results()["models"]
     models["base"]["easy"], models["hybrid"]["easy"] = cell(1.0, mean_tokens=0.0), cell(0.0, mean_tokens=20.0)
-    positions = [
-        tuple(map(float, re.findall(r"[\d.]+", attributes["transform"])))
-        for _, attributes in page(models=models).tags
-        if attributes.get("class") in ("mark base", "mark hybrid")
-    ]
-    (base_x, base_y), (hybrid_x, hybrid_y) = positions[:2]
-    assert base_x < hybrid_x and base_y < hybrid_y  # y grows downwards
+    names = _plot(models, {name: MODELS[name] for name in ("base", "hybrid")}, "easy").axes[0].texts
+    assert {name.get_text(): name.xy for name in names} == {"Base": (0.0, 100.0), "Hybrid, routed": (20.0, 0.0)}
 
 
 def test_samples(page):
     report = page([sample(), sample(image=None, thinking=True, thought="one two", answer="blue", correct=False)])
     images = [attributes["src"] for tag, attributes in report.tags if tag == "img"]
+    images = [image for image in images if not image.startswith("data:image/svg+xml")]
     assert len(images) == 1
     decoded = Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2])))
     assert decoded.size == (56, 56) and decoded.getpixel((0, 0)) == (200, 10, 10)
@@ -148,8 +161,8 @@ def test_samples(page):
 
 
 def test_smoke_figures_are_called_meaningless(page):
-    assert "figures mean nothing" in page(preset="smoke").shown
-    assert "figures mean nothing" not in page().shown
+    assert "numbers mean nothing" in page(preset="smoke").shown
+    assert "numbers mean nothing" not in page().shown
 
 
 def test_statement_and_facts(page):

@@ -1,4 +1,4 @@
-"""The model class for lmms-eval: its requests are answered as `answer_rows` answers them. Needs lmms-eval."""
+"""The model class for lmms-eval: its requests are answered as `generate_answers` answers them. Needs lmms-eval."""
 
 from types import SimpleNamespace
 
@@ -6,13 +6,12 @@ import pytest
 
 from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.conversion import save_hub_folder
-from hf_metis_home.evaluation import answer_rows
-from tests.evaluation import test_answering as test_accuracy
-from tests.evaluation.test_answering import ROWS
+from tests.evaluation import test_generation
+from tests.evaluation.test_generation import ROWS, answers
 
 
 pytest.importorskip("lmms_eval")
-hybrid = test_accuracy.hybrid  # the fixture
+hybrid = test_generation.hybrid  # the fixture
 
 
 @pytest.mark.parametrize(
@@ -43,9 +42,9 @@ def test_requests(hybrid, tmp_path, word, thinking):
         for number, row in enumerate(ROWS)
     ]
     expected = []
-    for record in answer_rows(*hybrid, ROWS, thinking=thinking, max_new_tokens=5):
-        parsed = AnswerFormat().parse(record.text).final
-        expected.append(record.text if parsed is None else parsed)
+    for answer in answers(*hybrid, thinking=thinking, max_new_tokens=5):
+        final = AnswerFormat().parse(answer.text).final
+        expected.append(answer.text if final is None else final)
     assert model.generate_until(requests) == expected
 
 

@@ -13,9 +13,10 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc
 
+from hf_metis_home.answers import AnswerFormat
 from hf_metis_home.evaluation.intervals import bootstrap_shares, interval
 from hf_metis_home.evaluation.leakage import format_validity, leakage
-from hf_metis_home.evaluation.metrics import evaluate_outcomes
+from hf_metis_home.evaluation.metrics import evaluate_outcomes, summarise
 from hf_metis_home.evaluation.outcomes import COLUMNS, FEATURES
 from hf_metis_home.evaluation.routing_metrics import (
     calibration_error,
@@ -78,6 +79,41 @@ def test_the_table_worked_out_by_hand():
     assert cells["policies"]["thinking"]["tokens_p95"] == pytest.approx(np.percentile([30, 30, 20, 40], 95))
     subjects = metrics["subjects"]["sums"]
     assert subjects["a"]["accuracy"]["router"] == 0.5 and subjects["b"]["thinking_ratio"] == 0.5
+
+
+def test_summaries_of_tasks_and_pools():
+    rows = [
+        *(row(0, None, (True, 10), None), row(1, None, None, (False, 2))),
+        *(row(2, None, None, (True, 2), text_non_thinking="<answer>7"), row(3, None, None, (True, 2))),
+        row(0, None, (False, 8), None, task="b"), row(1, None, None, None, task="b", error="image"),
+    ]  # fmt: skip
+    found = summarise(table(rows), pools={"both": ("sums", "b"), "none": ("c",)})
+    assert found["sums"] == {
+        "accuracy": 0.75, "stderr": math.sqrt(0.75 * 0.25 / 4), "n": 4, "malformed": 0.25, "thinking_ratio": 0.25,
+        "mean_tokens": 4.0,
+    }  # fmt: skip
+    assert (found["both"]["accuracy"], found["both"]["n"], found["both"]["thinking_ratio"]) == (0.5, 6, 0.4)
+    assert found["b"]["stderr"] == 0.0 and found["b"]["n"] == 2 and "none" not in found
+
+
+@pytest.mark.parametrize("policy", ["router", "thinking", "non_thinking"])
+def test_a_summary_is_the_policy_of_the_metrics(policy):
+    cell = evaluate_outcomes(table(HAND), 0.5, draws=2)["tasks"]["sums"]["policies"][policy]
+    found = summarise(table(HAND), policy, 0.5)["sums"]
+    assert [found[name] for name in ("accuracy", "mean_tokens", "thinking_ratio", "malformed")] == [
+        cell["accuracy"], cell["tokens"], cell["thinking_ratio"], 0.0
+    ]  # fmt: skip
+
+
+def test_malformed_answers_are_counted_apart():
+    rows = [*HAND, row(4, 0.9, (False, 9), (False, 9), text_thinking="<think>3+4</think>7")]
+    cells = evaluate_outcomes(table(rows), 0.5, draws=2)["tasks"]["sums"]
+    assert (cells["malformed_thinking"], cells["malformed_non_thinking"]) == (0.2, 0.0)
+    plain = AnswerFormat(answer_tags=None)
+    cells = evaluate_outcomes(table(rows), 0.5, draws=2, answer_format=plain)["tasks"]["sums"]
+    assert cells["malformed_thinking"] == 0.0 and cells["format"]["thinking"] == 1.0
+    one_mode = evaluate_outcomes(table([row(0, None, None, (True, 6))]), 0.5, draws=2)["tasks"]["sums"]
+    assert one_mode["malformed_thinking"] is None and one_mode["malformed_non_thinking"] == 0.0
 
 
 def test_the_curve_is_the_router_at_every_threshold():

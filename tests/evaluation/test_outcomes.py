@@ -1,29 +1,26 @@
 """Outcomes: both branches' answers to every question, equal to those of forced calls, through parquet and back."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 
-from hf_metis_home.answers.matching import answers_match
+from hf_metis_home.answers import judge
 from hf_metis_home.data.work_file import WorkFile
-from hf_metis_home.evaluation import answer_rows
-from hf_metis_home.evaluation.answering import is_correct
-from hf_metis_home.evaluation.batches import Question, plan_batches
+from hf_metis_home.evaluation.batches import plan_batches
+from hf_metis_home.evaluation.generation import GeneratedAnswer
 from hf_metis_home.evaluation.outcomes import (
     COLUMNS,
     collect_outcomes,
     read_outcomes,
     write_outcomes,
 )
-from hf_metis_home.evaluation.row_checks import questions_of
-from tests.evaluation import test_answering as test_accuracy
-from tests.evaluation.test_answering import ROWS, row
+from hf_metis_home.evaluation.row_checks import Question, questions_of
+from tests.evaluation import test_generation
+from tests.evaluation.test_generation import ROWS, answers, row
 from tests.fixtures_text import tiny_word_level
 
 
-hybrid = test_accuracy.hybrid  # the fixture
+hybrid = test_generation.hybrid  # the fixture
 OPTIONS = {"max_new_tokens": 5, "batch_size": 3}
 MODES = {"thinking": True, "non_thinking": False}
 
@@ -33,20 +30,16 @@ def outcomes(hybrid):
     return collect_outcomes(*hybrid, ROWS, **OPTIONS)
 
 
-def first_letter(answer: str, solution: str) -> bool:
-    return answer[:1] == solution[:1]
-
-
 def test_both_branches_answer_every_question(hybrid, outcomes):
     assert tuple(outcomes.column_names) == COLUMNS
     assert outcomes["id"] == ["0", "1", "2", "3"] and set(outcomes["task"]) == {"test"}
     assert set(outcomes["sample"]) == {0} and set(outcomes["error"]) == {None}
     for mode, thinking in MODES.items():
-        records = answer_rows(*hybrid, ROWS, thinking=thinking, max_new_tokens=5)
-        assert outcomes[f"text_{mode}"] == [record.text for record in records]
-        assert outcomes[f"tokens_{mode}"] == [record.tokens for record in records]
-        assert outcomes[f"correct_{mode}"] == [record.correct for record in records]
-    routed = [record.thinking_probability for record in answer_rows(*hybrid, ROWS, max_new_tokens=1)]
+        found = answers(*hybrid, thinking=thinking, max_new_tokens=5)
+        assert outcomes[f"text_{mode}"] == [answer.text for answer in found]
+        assert outcomes[f"tokens_{mode}"] == [answer.tokens for answer in found]
+        assert outcomes[f"correct_{mode}"] == [judge(answer.text, "4").correct for answer in found]
+    routed = [answer.thinking_probability for answer in answers(*hybrid, max_new_tokens=1)]
     assert outcomes["thinking_probability"] == pytest.approx(routed, abs=1e-5)
     assert list(outcomes["text_thinking"]) != list(outcomes["text_non_thinking"])
 
@@ -71,7 +64,7 @@ def test_router_is_asked_once_and_each_branch_once(hybrid, monkeypatch):
 
 
 def test_samples(hybrid):
-    options = {**OPTIONS, "samples": 3, "temperature": 1.0, "match": first_letter}
+    options = {**OPTIONS, "samples": 3, "temperature": 1.0}
     state = torch.random.get_rng_state()
     found = collect_outcomes(*hybrid, ROWS, seed=1, **options)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -85,51 +78,40 @@ def test_samples(hybrid):
     assert list(found["text_thinking"]) != list(collect_outcomes(*hybrid, ROWS, seed=2, **options)["text_thinking"])
 
 
-def test_match_is_asked_with_answer_and_solution(hybrid, monkeypatch):
-    from hf_metis_home.evaluation import answering as accuracy
-
-    texts = iter(["<think>a</think><answer> 4 </answer>", "<answer>5</answer>", "no answer", "<answer>4</answer>"] * 2)
-    rows = [row("is it")] * 4  # of one length, so that they are asked in their order
-    answer = accuracy.GeneratedAnswer
+def written(monkeypatch, *texts: str) -> None:
+    """Have the model write these texts, first with the thinking branch."""
+    left = iter(texts * 2)
     monkeypatch.setattr(
         "hf_metis_home.evaluation.outcomes.generate_answers",
-        lambda model, processor, inputs, *, thinking=True, **kw: [
-            answer(next(texts), 3, thinking, 0.5) for _ in inputs["input_ids"]
+        lambda model, processor, inputs, *, thinking=True, **options: [
+            GeneratedAnswer(next(left), 3, thinking, 0.5 if thinking else None) for _ in inputs["input_ids"]
         ],
     )
-    asked = []
-
-    def match(given, solution):
-        asked.append((given, solution))
-        return given == solution
-
-    found = collect_outcomes(*hybrid, rows, **{**OPTIONS, "batch_size": 4}, match=match)
-    assert found["correct_thinking"] == found["correct_non_thinking"] == [True, False, False, True]
-    assert asked == [("4", "4")] * 4 + [("4", "4"), ("5", "4"), ("4", "4")] * 2  # first every gold with itself
 
 
-@pytest.mark.parametrize(
-    ("text", "solution", "right"),
-    [
-        ("<think></think><answer> 4 </answer>", "4\n", True),
-        ("<think>4</think><answer>14</answer>", "4", False),
-        ("<think></think><answer>Yes</answer>", "yes", False),
-        ("<think>4", "4", False),
-        ("4", "4", False),
-        ("<answer></answer>", "", False),  # an empty answer is malformed
-    ],
-)
-def test_the_default_match_is_equality_to_the_letter(text, solution, right):
-    assert is_correct(text, solution) is right
+def test_answers_are_judged_by_the_one_judge(hybrid, monkeypatch):
+    texts = {
+        "<think>a</think><answer> 4 </answer>": True,
+        "<think></think><answer>4.0</answer>": True,
+        "<answer>5</answer>": False,
+        "<think>4": False,
+        "4": False,
+        "<answer>5</answer><answer>4</answer>": False,
+        "<answer>4</answer>, I think": False,
+    }
+    written(monkeypatch, *texts)
+    rows = [row("is it")] * len(texts)  # of one length, so that they are asked in their order
+    found = collect_outcomes(*hybrid, rows, **{**OPTIONS, "batch_size": len(texts)})
+    assert found["correct_thinking"] == found["correct_non_thinking"] == list(texts.values())
 
 
 def test_a_dense_model_fills_the_mode_it_used():
     model, processor = tiny_word_level()
     found = collect_outcomes(model, processor, ROWS, **OPTIONS)
-    records = answer_rows(model, processor, ROWS, max_new_tokens=5)
+    alone = answers(model, processor, max_new_tokens=5)
     assert set(found["thinking_probability"]) == {None}
     for mode, thinking in MODES.items():
-        texts = [record.text if record.thinking is thinking else None for record in records]
+        texts = [answer.text if answer.thinking is thinking else None for answer in alone]
         assert found[f"text_{mode}"] == texts
         assert [value is None for value in found[f"correct_{mode}"]] == [text is None for text in texts]
 
@@ -147,6 +129,19 @@ def test_ids_come_from_the_rows(hybrid):
     assert collect_outcomes(*hybrid, rows, **OPTIONS)["id"] == ["7", "1", "c"]
     dataset = Dataset.from_list([{**ROWS[0], "id": "x"}, {**ROWS[3], "id": "y"}])
     assert collect_outcomes(*hybrid, dataset, **OPTIONS)["id"] == ["x", "y"]
+
+
+def test_only_the_routed_branch_answers(hybrid, outcomes):
+    found = collect_outcomes(*hybrid, ROWS, routed_only=True, **OPTIONS)
+    assert found["thinking_probability"] == pytest.approx(outcomes["thinking_probability"], abs=1e-5)
+    answered = set()
+    for line, both in zip(found, outcomes, strict=True):
+        thinks = both["thinking_probability"] >= hybrid[0].config.thinking_threshold
+        mode, other = ("thinking", "non_thinking") if thinks else ("non_thinking", "thinking")
+        for name in ("text", "tokens", "correct"):
+            assert line[f"{name}_{mode}"] == both[f"{name}_{mode}"] and line[f"{name}_{other}"] is None
+        answered.add(mode)
+    assert answered == set(MODES)
 
 
 def answers_alone(hybrid, number: int) -> dict:
@@ -262,7 +257,7 @@ def test_a_stopped_collection_goes_on_to_the_same_table(hybrid, tmp_path, monkey
     with (tmp_path / "work.jsonl").open("a") as file:
         file.write('{"group": "batch", "index": ')
     asked, answer_batch = [], module._answer_batch
-    monkeypatch.setattr(module, "_answer_batch", lambda *given: asked.append(given[3]) or answer_batch(*given))
+    monkeypatch.setattr(module, "_answer_batch", lambda *given: asked.append(given[2]) or answer_batch(*given))
     work = WorkFile(tmp_path / "work.jsonl", {})
     found = collect_outcomes(*hybrid, ROWS, work=work, progress=counts.append, **options)
     assert len(asked) == 4 - stop_after and sum(counts) == stop_after + 4
@@ -270,22 +265,14 @@ def test_a_stopped_collection_goes_on_to_the_same_table(hybrid, tmp_path, monkey
     assert found.remove_columns(seconds).to_dict() == whole.remove_columns(seconds).to_dict()
 
 
-def test_a_row_judges_by_its_solutions_or_its_verifier(hybrid):
-    text = answers_alone(hybrid, 1)["text_thinking"]
-
+def test_a_row_judges_by_its_solutions_or_its_verifier(hybrid, monkeypatch):
     def judged(**changes):
-        return collect_outcomes(*hybrid, [row("is it red?", **changes)], match=match, **OPTIONS)["correct_thinking"][0]
+        written(monkeypatch, "<think></think><answer>4</answer>")
+        return collect_outcomes(*hybrid, [row("is it red?", **changes)], **OPTIONS)["correct_thinking"][0]
 
-    def match(answer, solution):
-        return solution == "right"
-
-    import hf_metis_home.evaluation.answering as accuracy
-
-    parsed = accuracy.AnswerFormat().parse(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accuracy.AnswerFormat, "parse", lambda self, text: replace(parsed, final="4"))
-        assert not judged() and not judged(solutions=["wrong"]) and judged(solutions=["wrong", "right"])
-        assert judged(verifier=lambda answer: answer == "4") and not judged(verifier=lambda answer: answer == "5")
+    assert judged() and not judged(solution="5")
+    assert not judged(solutions=["5"]) and judged(solution="5", solutions=["6", "4"])
+    assert judged(verifier=lambda answer: answer == "4") and not judged(verifier=lambda answer: answer == "5")
 
 
 def test_a_row_that_says_why_it_fails_is_not_asked(hybrid, outcomes):
@@ -307,11 +294,11 @@ def test_a_gold_that_cannot_be_compared_fails_its_row_alone(hybrid, outcomes, go
 
     monkeypatch.setattr(module, "prepare_batch", counted)
     rows = [ROWS[0], row("a", solution=gold), row("b", solutions=["4", gold])]
-    found = collect_outcomes(*hybrid, rows, match=answers_match, **OPTIONS)
+    found = collect_outcomes(*hybrid, rows, **OPTIONS)
     assert sizes == [1] and found["error"][0] is None
     assert found["text_thinking"] == [outcomes["text_thinking"][0], None, None]
     assert all(f"the gold answer {gold!r} cannot be compared (ValueError: " in error for error in found["error"][1:])
-    judged = collect_outcomes(*hybrid, [row("a", solution=gold, verifier=bool)], match=answers_match, **OPTIONS)
+    judged = collect_outcomes(*hybrid, [row("a", solution=gold, verifier=bool)], **OPTIONS)
     assert judged["error"] == [None]
 
 
@@ -331,14 +318,13 @@ def test_arithmetic_is_a_real_run_of_the_router(hybrid, outcomes, threshold):
     model, processor = hybrid
     before, model.config.thinking_threshold = model.config.thinking_threshold, threshold
     try:
-        records = answer_rows(model, processor, ROWS, max_new_tokens=5)
+        found = answers(model, processor, max_new_tokens=5)
     finally:
         model.config.thinking_threshold = before
-    for record, line in zip(records, outcomes, strict=True):
+    for answer, line in zip(found, outcomes, strict=True):
         mode = "thinking" if line["thinking_probability"] >= threshold else "non_thinking"
-        assert record.thinking is (mode == "thinking")
-        assert (record.text, record.tokens) == (line[f"text_{mode}"], line[f"tokens_{mode}"])
-        assert record.correct == line[f"correct_{mode}"]
+        assert answer.thinking is (mode == "thinking")
+        assert (answer.text, answer.tokens) == (line[f"text_{mode}"], line[f"tokens_{mode}"])
 
 
 @pytest.mark.parametrize(
@@ -350,11 +336,11 @@ def test_arithmetic_is_a_real_run_of_the_router(hybrid, outcomes, threshold):
         (
             [ROWS[0], {**ROWS[1], "prompt": "is it?"}],
             {},
-            r"Row 1 of `rows` has the `prompt` 'is it\?', which is no list of messages. Write \[\{'role': 'user'",
+            r"Row 1 of `rows` has the `prompt` 'is it\?', which is not a list of messages. Write \[\{'role': 'user'",
         ),
         ([{**ROWS[1], "prompt": []}], {}, r"Row 0 of `rows` has the `prompt` \[\]"),
         ([{**ROWS[1], "prompt": [{"role": "user", "content": 4}]}], {}, "Row 0 of `rows` has the `prompt` "),
-        ([row("a", task="all")], {}, "Row 0 of `rows` is of a task called 'all'"),
+        ([row("a", task="all")], {}, "Row 0 of `rows` has the task 'all'"),
         (
             [row("a", id="x", task=1), row("b", id="x", task="1")],
             {},
@@ -389,10 +375,10 @@ def test_parquet(outcomes, tmp_path):
 
 
 def test_bad_tables(outcomes, tmp_path):
-    with pytest.raises(FileNotFoundError, match="`outcomes` is '.*gone.parquet', which is no file"):
+    with pytest.raises(FileNotFoundError, match="`outcomes` is '.*gone.parquet', which is not a file"):
         read_outcomes(tmp_path / "gone.parquet")
     (tmp_path / "text.parquet").write_text("not a table at all")
-    with pytest.raises(ValueError, match="which is no parquet file"):
+    with pytest.raises(ValueError, match="which is not a Parquet file"):
         read_outcomes(tmp_path / "text.parquet")
     cut = outcomes.remove_columns(["id", "tokens_thinking"])
     with pytest.raises(ValueError, match="`outcomes` has no column 'id', 'tokens_thinking'; it has"):
@@ -402,5 +388,5 @@ def test_bad_tables(outcomes, tmp_path):
     with pytest.raises(ValueError, match="cut.parquet'\\) has no column 'id', 'tokens_thinking'"):
         read_outcomes(tmp_path / "cut.parquet")
     words = outcomes.remove_columns("correct_thinking").add_column("correct_thinking", ["perhaps"] * len(outcomes))
-    with pytest.raises(ValueError, match="another type than outcomes have"):
+    with pytest.raises(ValueError, match="a column of the wrong type"):
         write_outcomes(words, tmp_path / "words.parquet")

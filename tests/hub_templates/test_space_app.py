@@ -68,10 +68,10 @@ def test_the_router_decides(app):
         assert page[f"{chosen}.answer"] == ANSWERS[thinking] and page[f"{other}.answer"] == ""
         assert page[f"{chosen}.column"]["visible"] and not page[f"{other}.column"]["visible"]
         assert (
-            f"The router gives thinking {probability:.3f}" in page["decision"]
+            f"probability of thinking is {probability:.3f}" in page["decision"]
             and "The router chose" in page["decision"]
         )
-        assert f"{'at least' if thinking else 'below'} the threshold {threshold:.3f}" in page["decision"]
+        assert f"{'at or above' if thinking else 'below'} the threshold of {threshold:.3f}" in page["decision"]
         assert page["steps"] > 4 and " tokens · " in page[f"{chosen}.counter"]
 
 
@@ -96,6 +96,17 @@ def test_both_side_by_side(app):
     assert "Both branches answer" in page["decision"]
 
 
+def test_the_vision_tower_runs_once_per_question(app):
+    calls = []
+    visual = app.model.model.visual
+    hook = visual.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        shown(app, red_square(), QUESTION, "auto", 0.5, both=True)
+    finally:
+        hook.remove()
+    assert calls == [1]
+
+
 def test_stop(app):
     page = shown(app, None, QUESTION, "think", 0.5, both=True, stop_at=3)
     assert page["steps"] == 3 and page["direct.counter"].endswith(" s") and page["thinking.counter"] == ""
@@ -116,11 +127,12 @@ def test_a_visitor_who_leaves_stops_the_answer(app, monkeypatch):
         return generate(app.model, stopping_criteria=criteria, **options)
 
     monkeypatch.setattr(app.model, "generate", slow, raising=False)
-    answer = app.stream(inputs, True)
+    decision = app.model.decide(**inputs, thinking=True)
+    answer = app.stream(inputs, decision)
     next(answer)
     answer.close()
     taken = len(steps)
-    whole = list(app.stream(inputs, True))[-1][2]
+    whole = list(app.stream(inputs, decision))[-1][2]
     assert taken < whole
 
 
@@ -130,7 +142,7 @@ def test_what_generate_refuses_reaches_the_visitor(app, monkeypatch):
 
     monkeypatch.setattr(app.model, "generate", fail, raising=False)
     with pytest.raises(ValueError, match="no <b>"):
-        list(app.stream(app.model_inputs(None, QUESTION), True))
+        list(app.stream(app.model_inputs(None, QUESTION), None))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +152,7 @@ def test_what_generate_refuses_reaches_the_visitor(app, monkeypatch):
         ("  \n", "Ask a question."),
         (None, "Ask a question."),
         ("x" * 2001, "The question has 2001 characters. Use at most 2000."),
-        ("<|image_pad|>", "&lt;|image_pad|&gt; is a sign of the chat template. Leave it out."),
+        ("<|image_pad|>", "&lt;|image_pad|&gt; is reserved for the chat template. Remove it from the question."),
     ],
 )
 def test_questions_that_are_refused(app, question, message):
@@ -153,7 +165,7 @@ def test_a_prompt_that_is_too_long_for_the_model(app, monkeypatch):
     monkeypatch.setattr(app.model.config.text_config, "max_position_embeddings", 20)
     with pytest.raises(gradio.Error) as caught:
         list(app.answer(None, QUESTION, "auto", 0.5, {"asked": 1, "stopped": -1}))
-    assert "longer than what the model can read" in caught.value.message
+    assert "too long for the model" in caught.value.message
 
 
 def bomb(width: int, height: int) -> bytes:

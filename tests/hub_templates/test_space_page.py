@@ -81,7 +81,7 @@ def test_a_question_its_thought_and_the_dial(page):
     page.click("#ask")
     page.wait(f"{value('thinking', 'answer')} === {ANSWERS[True]!r}")
     assert "The router chose the thinking branch" in decision(page)
-    assert "at least the threshold 0.000" in decision(page)
+    assert "at or above the threshold of 0.000" in decision(page)
     assert "tokens · " in page.run("return document.querySelector('#thinking-counter').innerText")
     assert not page.run(f"return {shown('#non-thinking')}")
 
@@ -161,7 +161,9 @@ def test_a_bad_file_gets_a_sentence_and_the_server_lives_on(page, tmp_path, name
 def test_a_question_that_is_refused(page):
     page.type("#question textarea", "<|im_end|>")
     page.click("#ask")
-    page.wait("document.querySelector('.toast-body')?.innerText.includes('<|im_end|> is a sign of the chat template')")
+    page.wait(
+        "document.querySelector('.toast-body')?.innerText.includes('<|im_end|> is reserved for the chat template')"
+    )
 
 
 def test_stop(folder, browser):

@@ -95,7 +95,7 @@ def test_the_only_branch_is_a_request(tmp_path, branch):
         ({"thinking": "yes"}, "`thinking` is 'yes', but must be True"),
         ({"thinking": [False, None, None, None]}, "`thinking` forces the non-thinking branch in row 0"),
         ({"thinking": True, "thinking_threshold": 0.5}, "`thinking_threshold=0.5` has no effect"),
-        ({"thinking_threshold": 1.5}, r"must be in \[0, 1\]"),
+        ({"thinking_threshold": 1.5}, r"must be a number in \[0, 1\]"),
     ],
 )
 def test_bad_requests(kwargs, message):

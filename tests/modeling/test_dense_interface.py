@@ -1,5 +1,7 @@
 """What a hybrid takes, returns and refuses where its branches do not matter is what the dense class does."""
 
+import inspect
+
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForImageTextToText
@@ -45,7 +47,7 @@ def test_the_fields_of_the_output_are_those_of_the_dense_model(kind, make, headl
         hybrid, dense = hybrid.model, dense.model
     with torch.no_grad():
         found, expected = hybrid(**inputs, thinking=True, **WANTED), dense(**inputs, **WANTED)
-        assert list(found) == [name for name in expected if name != "rope_deltas"]
+        assert list(found) == list(expected)
         for name in ("hidden_states", "attentions"):
             torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5)
         for name in ("image_outputs", "video_outputs"):
@@ -55,6 +57,23 @@ def test_the_fields_of_the_output_are_those_of_the_dense_model(kind, make, headl
                 torch.testing.assert_close(found[name].to_tuple(), expected[name].to_tuple(), rtol=0, atol=1e-5)
         found, expected = hybrid(**inputs, thinking=True, return_dict=False), dense(**inputs, return_dict=False)
     assert [type(value) for value in found] == [type(value) for value in expected]
+
+
+def test_forwards_name_every_input():
+    # `generate` and trainers read signatures, and drop or refuse what they do not find there.
+    hybrid, dense = tiny_hybrid(), tiny_dense()
+    for ours, theirs in ((hybrid, dense), (hybrid.model, dense.model)):
+        names = inspect.signature(ours.forward).parameters
+        expected = set(inspect.signature(theirs.forward).parameters)
+        assert expected | {"thinking", "thinking_threshold", "prompt_mask"} <= set(names)
+    inputs = batch(PROMPTS[2:])
+    in_order = (inputs["input_ids"], inputs["attention_mask"], None, None, None)
+    with torch.no_grad():
+        for ours in (hybrid, hybrid.model):
+            assert torch.equal(ours(*in_order, thinking=True)[0], ours(**inputs, thinking=True)[0])
+        labels = inputs["input_ids"]
+        found, expected = hybrid(*in_order, labels, thinking=True), hybrid(**inputs, labels=labels, thinking=True)
+        assert torch.equal(found.loss, expected.loss)
 
 
 SELECTIONS = {
@@ -97,7 +116,7 @@ def test_features_are_taken_in_place_of_pixels():
     hybrid, inputs = tiny_hybrid(), batch(PROMPTS)
     with torch.no_grad():
         expected = hybrid(**inputs, thinking=True)
-        features = {"image": expected.image_outputs}
-        del inputs["pixel_values"]
+        pixels, grid = inputs.pop("pixel_values"), inputs["image_grid_thw"]
+        features = {"image": hybrid.get_image_features(pixels, grid, return_dict=True)}
         found = hybrid(**inputs, thinking=True, mm_encoder_outputs=features)
     assert torch.equal(found.logits, expected.logits) and set(features) == {"image"}

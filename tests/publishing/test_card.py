@@ -47,7 +47,7 @@ def test_results_of_outcomes(folder, outcomes):
         cells[:2] == ["sums", "12"] and re.fullmatch(r"50\.0 \(\d+\.\d to \d+\.\d\)", cells[2]) and cells[3] == "50.0"
     )
     assert cells[5].startswith("75.0 (") and cells[6].startswith("50.0 (") and len(table) == 3
-    assert "- The router thinks about 50.0 % of the questions" in card.text
+    assert "- The router thinks on 50.0 % of the questions" in card.text
     made = (
         f"on 2026-11-25: threshold 0.5, at most 64 new tokens, greedy, float32, hf-metis-home 1.2.3, weights {WEIGHTS}"
     )
@@ -76,7 +76,7 @@ WEIGHTS = "WEIGHTS"
 def test_results_count_at_the_threshold_of_now(folder, outcomes):
     edit_config(folder, thinking_threshold=0.85)
     update_card(folder, outcomes=outcomes)
-    assert "threshold 0.85" in card_of(folder).text and "thinks about 25.0 % of the questions" in card_of(folder).text
+    assert "threshold 0.85" in card_of(folder).text and "thinks on 25.0 % of the questions" in card_of(folder).text
 
 
 def test_a_task_without_one_answer_has_a_row_of_its_own(folder, tmp_path):
@@ -94,7 +94,7 @@ def test_outcomes_of_other_weights_are_refused(folder, outcomes, capsys):
     (outcomes / "run.json").write_text(json.dumps({**run, "model": {"name": "other", "weights": "0" * 64}}))
     words = ["card", "--model_name_or_path", str(folder), "--license", "mit", "--outcomes", str(outcomes)]
     assert main(words) == 2
-    assert "of a model with other weights ('other'" in capsys.readouterr().err
+    assert "from a model with other weights ('other'" in capsys.readouterr().err
     assert (folder / "README.md").read_bytes() == before
 
 
@@ -102,7 +102,7 @@ def test_outcomes_that_do_not_say_of_which_weights_are_doubted(folder, outcomes,
     run = json.loads((outcomes / "run.json").read_text())
     (outcomes / "run.json").write_text(json.dumps({**run, "model": {"name": "owner/other"}}))
     update_card(folder, outcomes=outcomes)
-    assert "says that they are of 'owner/other', but not of which weights" in capsys.readouterr().err
+    assert "names the model 'owner/other' but not its weights" in capsys.readouterr().err
 
 
 def test_what_was_said_once_stays(folder):
@@ -167,7 +167,7 @@ def test_calibrate_renews_the_threshold(folder, tmp_path, capsys):
     (folder / "README.md").write_text((folder / "README.md").read_text().replace("## Routing", "## How it routes"))
     capsys.readouterr()
     assert main([*words, "--thinking_ratio", "0.2"]) == 0
-    assert "somebody has changed what README.md says on routing" in capsys.readouterr().err
+    assert "the section on routing in README.md was edited" in capsys.readouterr().err
     assert "thinking\\_ratio 0.4" in card_of(folder).text
     (folder / "README.md").write_text("# Mine alone\n")
     assert main([*words, "--thinking_ratio", "0.4"]) == 0
@@ -190,8 +190,8 @@ def test_hand_edited_threshold_is_not_called_calibrated(folder, tmp_path):
         (["--model_id", "a/b/c"], "`model_id` is 'a/b/c', which cannot be an id on the Hub"),
         (["--datasets", "ok/rows", "../rows"], "`datasets` is '../rows'"),
         (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which does not exist"),
-        (["--model_name_or_path", "nowhere"], "which is not a folder here"),
-        (["--model_name_or_path", "."], "holds no config.json of a model"),
+        (["--model_name_or_path", "nowhere"], "which is not a local folder"),
+        (["--model_name_or_path", "."], "contains no config.json of a model"),
     ],
 )
 def test_refusals(folder, words, message, capsys, tmp_path, monkeypatch):

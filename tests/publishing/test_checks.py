@@ -36,7 +36,7 @@ def test_a_folder_that_is_ready(folder, quick):
     ("name", "old", "new", "message"),
     [
         ("license", "license: apache-2.0\n", "", "states no license"),
-        ("license", "license: apache-2.0", "license: other", "wants `license_name` and `license_link`"),
+        ("license", "license: apache-2.0", "license: other", "also wants `license_name` and `license_link`"),
         (
             "license",
             "license: apache-2.0",

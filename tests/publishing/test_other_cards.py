@@ -38,7 +38,7 @@ def test_exports(published, tmp_path, format, capsys, monkeypatch):
     assert str(tmp_path) not in card.content and "No license was stated" not in card.text
     printed = run_example(out, "me/thinking", capsys)
     assert ("tensor(" in printed) is (format == "router")
-    with pytest.raises(ValueError, match=r"\['datasets'\] have no place on the card of an export"):
+    with pytest.raises(ValueError, match=r"\['datasets'\] cannot be on the card of an export"):
         update_card(out, datasets=["me/rows"])
 
 
@@ -54,7 +54,7 @@ def test_adapters(tmp_path, capsys):
     data = ModelCard.load(out / "README.md").data.to_dict()
     assert (data["base_model"], data["base_model_relation"], data["license"]) == ("a/base", "adapter", "mit")
     text = (out / "README.md").read_text()
-    assert "cut to rank 2" in text
+    assert "truncated to rank 2" in text
     (out / "README.md").write_text(text.replace('from_pretrained("a/base"', f"from_pretrained({str(dense)!r}"))
     run_example(out, "me/thinking", capsys)
 

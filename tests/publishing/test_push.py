@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from hf_metis_home.cli import main
 from hf_metis_home.publishing import checks, plan_push, push_model
-from hf_metis_home.publishing.hub_files import files_to_send
+from hf_metis_home.publishing.push_files import files_to_send
 
 from ..modeling.test_remote_code import CODE_FILES
 from .hub_server import HubServer, environment
@@ -62,7 +62,7 @@ def test_what_does_not_belong_stays_here(folder, hub, quick, capsys):
         "training_args.bin": "a pickle", "optimizer.pt": "a pickle", "notes.tmp": "unfinished", ".secret": "hidden",
         "run.json": "of a training run", "checkpoint-2/model.safetensors": "of a training run",
         "runs/now/events.out": "of a training run", "adapter_model.safetensors": "does not load",
-        "rows.parquet": "not a part", ".git/config": "hidden", "notes.txt": "not a part",
+        "rows.parquet": "not part", ".git/config": "hidden", "notes.txt": "not part",
     }  # fmt: skip
     belongs = ("LICENSE", "picture.png", ".eval_results/sums.yaml")
     for name in (*extra, *belongs):
@@ -114,14 +114,14 @@ def test_a_failed_check_sends_nothing(folder, hub, quick, capsys):
         assert push(folder, *words) == 1
         printed = capsys.readouterr().out
         assert "✗ processor: " in printed and "Nothing was uploaded." in printed.splitlines()[-1]
-    with pytest.raises(ValueError, match="checks failed, so nothing was sent:\n- processor: The processor"):
+    with pytest.raises(ValueError, match="checks failed, so nothing was uploaded:\n- processor: The processor"):
         push_model(folder, "me/hybrid")
     assert hub.repositories == {} and hub.count("POST", "") == 0
 
 
 def test_pull_requests(folder, hub, quick, capsys):
     assert push(folder, "--create_pr") == 2
-    assert "does not exist or may not be seen" in capsys.readouterr().err and hub.repositories == {}
+    assert "does not exist or is not visible" in capsys.readouterr().err and hub.repositories == {}
     assert push(folder) == 0
     commit = hub.repositories["me/hybrid"].refs["main"]
     with (folder / "README.md").open("a") as file:
@@ -135,7 +135,7 @@ def test_pull_requests(folder, hub, quick, capsys):
     assert push(folder, "--revision", "refs/pr/1") == 0  # goes on with it
     assert repository.files("refs/pr/1") == content(folder) and len(repository.pull_requests) == 1
     assert push(folder, "--create_pr", "--revision", "second") == 2
-    assert "refs/pr/N alone goes on" in capsys.readouterr().err
+    assert "pass only `revision` refs/pr/N" in capsys.readouterr().err
 
 
 def test_pull_request_through_the_pipeline_of_hf_xet(folder, hub, quick, monkeypatch):
@@ -182,10 +182,10 @@ def test_what_the_hub_keeps_out_is_noticed(folder, hub, quick, capsys):
     [
         (
             None,
-            "There is no token for the Hub. Log in with `hf auth login`, or put a token that may write into HF_TOKEN.",
+            "There is no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN to a token with write access.",
         ),
-        ("hf_wrong", "The Hub does not know the token: it is wrong, or no longer valid."),
-        ("hf_read", "The token of 'me' may only read."),
+        ("hf_wrong", "The Hub rejects the token: it is wrong or has expired."),
+        ("hf_read", "The token of 'me' is read-only."),
     ],
 )
 def test_tokens(folder, hub, monkeypatch, capsys, token, message):
@@ -200,16 +200,16 @@ def test_refusals(folder, hub, quick, monkeypatch, capsys):
     for repo_id, message in (
         ("hybrid", "needs an owner: OWNER/hybrid"),
         ("a/b/c", "cannot be an id on the Hub"),
-        ("other/hybrid", "The token may not write to 'other/hybrid' (HTTP 403)"),
+        ("other/hybrid", "The token cannot write to 'other/hybrid' (HTTP 403)"),
     ):
         assert push(folder, repo_id=repo_id) == 2
         assert message in capsys.readouterr().err
     assert push(folder.parent / "absent") == 2
-    assert "which is not a folder here" in capsys.readouterr().err
+    assert "which is not a local folder" in capsys.readouterr().err
     text = (folder / "README.md").read_text()
     (folder / "README.md").write_text(text.replace("license: apache-2.0", "license: my-own"))
     assert push(folder) == 2
-    assert 'The Hub refuses the folder: Invalid metadata in README.md.\n- "license" must be' in capsys.readouterr().err
+    assert 'The Hub rejects the folder: Invalid metadata in README.md.\n- "license" must be' in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert push(folder) == 2
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
@@ -221,7 +221,7 @@ def test_a_hub_that_is_not_there(folder, hub, monkeypatch, capsys):
         url = other.url
     monkeypatch.setattr(constants, "ENDPOINT", url)
     assert push(folder) == 2
-    assert f"The Hub at {url} could not be asked who you are (ConnectError" in capsys.readouterr().err
+    assert f"The Hub at {url} did not answer (ConnectError" in capsys.readouterr().err
 
 
 def test_an_upload_that_broke_goes_on(folder, hub, quick, monkeypatch, capsys):

@@ -11,8 +11,8 @@ from hf_metis_home.cli import main
 from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint
 from hf_metis_home.data.dataset_folder import write_dataset_folder
 from hf_metis_home.publishing import plan_push, push_model, update_card
-from hf_metis_home.publishing.folder_kinds import kind_of
-from hf_metis_home.publishing.hub_files import files_to_send
+from hf_metis_home.publishing.folder_kind import kind_of
+from hf_metis_home.publishing.push_files import files_to_send
 
 from ..conversion.common import perturb, save_dense
 from ..modeling.test_remote_code import CODE_FILES
@@ -97,8 +97,8 @@ def test_a_dense_folder_that_is_not_whole(export):
     (folder / "README.md").write_text("No metadata.")
     found = failed(folder)
     assert found.keys() == {"tensors", "processor", "card", "license", "example"}
-    assert "tensors are missing" in found["tensors"] and "must have 'transformers'" in found["card"]
-    with pytest.raises(ValueError, match="5 checks failed, so nothing was sent"):
+    assert "tensors are missing" in found["tensors"] and "must be 'transformers'" in found["card"]
+    with pytest.raises(ValueError, match="5 checks failed, so nothing was uploaded"):
         push_model(folder, "me/out", plan=plan_push(folder, "me/out"))
 
 
@@ -106,7 +106,9 @@ def test_an_adapter(export, hub, capsys):
     folder = export("peft", model_id="me/out")
     assert push(folder) == 1
     printed = capsys.readouterr().out
-    assert "✗ base model: adapter_config.json names no model of the Hub" in printed and hub.repositories == {}
+    assert (
+        "✗ base model: adapter_config.json does not name a base model on the Hub" in printed and hub.repositories == {}
+    )
     assert main(["card", "--model_name_or_path", "out", "--base_model", "a/base"]) == 0
     assert "Wrote README.md, adapter_config.json in out" in capsys.readouterr().out
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "a/base"
@@ -126,9 +128,9 @@ def test_an_adapter_that_is_not_whole(export):
     folder = export("peft", model_id="me/out", base_model="a/base")
     assert failed(folder) == {}
     save_file({}, folder / "adapter_model.safetensors")
-    assert "holds no tensors" in failed(folder)["tensors"]
+    assert "contains no tensors" in failed(folder)["tensors"]
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    assert "Only safetensors are sent" in failed(folder)["tensors"]
+    assert "Only safetensors are uploaded" in failed(folder)["tensors"]
 
 
 def test_an_adapter_of_a_trainer(export):
@@ -165,9 +167,9 @@ def test_an_export_for_vllm(export, hub, capsys):
     assert push(folder) == 0 and repository.files() == {**content(folder), "notes.md": b""}
 
     (folder / "router" / "config.json").unlink()
-    assert "router is not whole: configuration: " in failed(folder)["parts"]
+    assert "router is incomplete: configuration: " in failed(folder)["parts"]
     (folder / "adapters" / "thinking" / "adapter_model.safetensors").unlink()
-    assert "Write it again with `metis-home export --format vllm`" in failed(folder)["parts"]
+    assert "Export it again with `metis-home export --format vllm`" in failed(folder)["parts"]
 
 
 def test_rows(rows, hub, capsys, tmp_path):
@@ -205,7 +207,7 @@ def test_rows_that_cannot_be_read(rows):
     Dataset.from_dict({"prompt": ["?"]}).to_parquet(path)
     assert "file data/train-00000-of-00001.parquet has no column 'images'" in failed(rows)["rows"]
     path.write_bytes(b"no parquet")
-    assert "is no Parquet file" in failed(rows)["rows"]
+    assert "is not a Parquet file" in failed(rows)["rows"]
     (rows / "README.md").write_text("---\nlicense: mit\ntask_categories: 3\n---\n")
     assert "example" not in failed(rows)
 
@@ -213,4 +215,4 @@ def test_rows_that_cannot_be_read(rows):
 def test_what_is_none_of_these(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("?")
     assert push(tmp_path) == 2
-    assert "holds no config.json of a model, no adapter_config.json" in capsys.readouterr().err
+    assert "contains no config.json of a model, no adapter_config.json" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The report: one file that loads nothing, keeps text as text, and shows what the table says."""
 
+import base64
 import io
 import json
 import os
@@ -8,28 +9,41 @@ import shutil
 import subprocess
 
 import pytest
+from datasets import Dataset
 from PIL import Image
 
-from hf_metis_home.reports.report import _span, write_report
+from hf_metis_home.evaluation.outcomes import FEATURES
+from hf_metis_home.reports.report import write_report, write_report_from_folder
 from hf_metis_home.reports.wrong_routes import IMAGE_SIDE, LONGEST_TEXT, SAMPLES
 from tests.demo.test_report import LOADING, NASTY, Page
 from tests.reports.report_common import dense_outcome, outcome, write_folder
 
 
 ROWS = [outcome(number) for number in range(8)]
+PLOT = "Plot of accuracy against mean generated tokens: {}. The table below has the numbers."
 
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
     """Writes a folder of outcomes and its report without the plots; gives the page."""
-    monkeypatch.setattr("hf_metis_home.reports.report.write_plots", lambda metrics, folder: [])
+    monkeypatch.setattr("hf_metis_home.reports.report.write_plots", lambda metrics, folder: {})
 
     def write(rows=ROWS, questions=None, run=None, **options) -> Page:
         folder = write_folder(tmp_path / "outcomes", rows, questions, run)
-        write_report(folder, tmp_path / "report", **options)
+        write_report_from_folder(folder, tmp_path / "report", **options)
         return Page((tmp_path / "report" / "report.html").read_text("utf-8"))
 
     return write
+
+
+def test_answers_are_read_in_the_format_of_the_run(report, tmp_path):
+    def malformed(run) -> float:
+        report([outcome(0, text_thinking="<think>3+4</think>7")], run=run)
+        return json.loads((tmp_path / "report" / "results.json").read_text())["tasks"]["all"]["malformed_thinking"]
+
+    assert malformed({}) == malformed({"model": {"answer_format": None}}) == 1.0
+    plain = {"thinking_tags": ["<think>", "</think>"], "answer_tags": None}
+    assert malformed({"model": {"name": "hybrid", "answer_format": plain}}) == 0.0
 
 
 def test_loads_nothing(report):
@@ -51,30 +65,30 @@ def test_shows_what_the_table_says(report, tmp_path):
         assert figure in page.shown, figure
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["tasks"]["all"]["policies"]["router"]["accuracy"] == 0.5 and results["run"] == {}
-    assert "The router thinks about 50.0 % of the questions; its answers are right on 50.0 %" in page.shown
-    assert "None: every question was answered." in page.shown
+    assert "The router thinks on 50.0 % of the questions. Its answers: 50.0 % correct" in page.shown
+    assert "None. Every question was answered." in page.shown
 
 
 def test_threshold_comes_from_the_flag_then_the_run_then_the_default(report):
-    assert "threshold 0.5 , the default" in report().shown
-    assert "threshold 0.85 , the model's own" in report(run={"thinking_threshold": 0.85}).shown
+    assert "threshold is 0.5 (the default)" in report().shown
+    assert "threshold is 0.85 (the model's own)" in report(run={"thinking_threshold": 0.85}).shown
     page = report(run={"thinking_threshold": 0.85}, threshold=0.15)
-    assert "threshold 0.15 , as asked for" in page.shown and "--threshold 0.15" in page.shown
-    with pytest.raises(ValueError, match=r"`threshold` is 1.5, but must be a probability"):
+    assert "threshold is 0.15 (as requested)" in page.shown and "--threshold 0.15" in page.shown
+    with pytest.raises(ValueError, match=r"`threshold` is 1.5, but it is compared with a probability"):
         report(threshold=1.5)
 
 
 def test_stale_calibration_is_told(report):
     assert "calibration is stale" not in report(run={"model": {"name": "m"}}).shown
     problem = "The calibration is stale: the weights have changed since <b>2026</b>."
-    assert f"When this was evaluated: {problem}" in report(run={"model": {"calibration": problem}}).shown
+    assert f"At the time of the evaluation: {problem}" in report(run={"model": {"calibration": problem}}).shown
 
 
 def test_samples_are_what_the_router_got_wrong(report):
     page = report(questions={})
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4 and all(image["class"] == "small" for image in images)
-    missed, needless = page.shown.split("Should have been thought over")[1].split("Thought over without need")
+    missed, needless = page.shown.split("Should have used thinking")[1].split("Did not need thinking")
     assert "2 of 2" in missed and "2 of 2" in needless
     for part, numbers, probability in ((missed, (1, 5), "0.200"), (needless, (3, 7), "0.800")):
         for number in numbers:
@@ -89,7 +103,7 @@ def test_samples_are_the_surest_of_every_task_in_turn(report):
     rows = [outcome(number, **needless, correct_thinking=True) for number in range(20)]
     rows += [outcome(20, **needless, correct_thinking=False), outcome(21, **needless | {"thinking_probability": 0.99})]
     rows += [outcome(22, **needless, task="rare", correct_thinking=True)]
-    shown = report(rows).shown.split("Thought over without need")[1]
+    shown = report(rows).shown.split("Did not need thinking")[1]
     assert re.findall(r"(\w+) · (\d+)", shown)[:4] == [("sums", "20"), ("rare", "22"), ("sums", "21"), ("sums", "0")]
     assert len(re.findall(r"· \d+ thinking", shown)) == SAMPLES and f"{SAMPLES} of 23" in shown
 
@@ -122,8 +136,8 @@ def test_what_is_no_image_is_left_out(report):
 def test_without_run_and_questions(report):
     page = report()
     assert "img" not in {tag for tag, _ in page.tags} and "how much is it?" not in page.shown
-    assert "Outcomes of outcomes" in page.shown and "How it was made" in page.shown
-    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
+    assert "Evaluation of unnamed model" in page.shown and "About this report" in page.shown
+    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None. Every", ""))
 
 
 def test_failed_rows_are_told_with_their_reasons(report):
@@ -138,36 +152,41 @@ def test_failed_rows_are_told_with_their_reasons(report):
     assert not re.search(r"\b(nan|NaN)\b", page.shown)
 
 
+def test_malformed_answers_are_shown_apart(report):
+    unfinished = {"text_thinking": "<think>and so on", "correct_thinking": False}
+    page = report([outcome(number, **(unfinished if number < 2 else {})) for number in range(8)])
+    assert "sums 75.0 % 100.0 % 25.0 % 0.0 %" in page.shown.split("malformed, non-thinking")[1]
+
+
 def test_table_of_a_dense_model(report):
     page = report([dense_outcome(number) for number in range(8)], {})
-    assert "What the router is worth" not in page.shown and "Where the router was wrong" not in page.shown
+    assert "What the router adds" not in page.shown and "Where the router was wrong" not in page.shown
     assert "50 % · 18.0 tok" in page.shown
-    assert "The model's answers are right on 50.0 %" in page.shown
+    assert "The model's answers: 50.0 % correct" in page.shown
     one_mode = report([dense_outcome(number, task=f"task {number % 2}") for number in range(8)])
-    assert "Model : answers as it will" in one_mode.shown and "All thinking" not in one_mode.shown
-    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None: every", ""))
+    assert (
+        "Model : the model chooses by itself whether to think" in one_mode.shown
+        and "All thinking" not in one_mode.shown
+    )
+    assert not re.search(r"\b(None|nan|NaN)\b", page.shown.replace("None. Every", ""))
 
 
 def test_baselines(report, tmp_path):
     dense = write_folder(tmp_path / "dense", [dense_outcome(number) for number in range(8)])
     page = report(baselines={"mixed data": dense})
     assert "mixed data : a dense model" in page.shown
-    assert "The dense model 'mixed data' gives" in page.shown
+    assert "The dense model 'mixed data': 50.0 % correct" in page.shown
     assert f"--baselines 'mixed data={dense}'" in page.shown
-
-
-def test_plot_holds_all_its_marks():
-    for shares in ([0.361, 0.929], [0.92, 0.95], [0.5], [0.0, 0.02], [0.999, 1.0], []):
-        start, end = _span(shares)
-        assert end - start > 0.199
-        assert all(start <= share <= end for share in shares) and 0 <= start < end <= 1
 
 
 def test_thirty_tasks_with_subjects(report):
     rows = [outcome(number, task=f"task {number % 30}", subject=f"s{number % 7}") for number in range(240)]
     page = report(rows, {})
-    assert page.shown.count("task 17") > 3 and "240 questions of 30 tasks" in page.shown
-    assert len([1 for tag, _ in page.tags if tag == "img"]) == 2 * SAMPLES
+    assert page.shown.count("task 17") > 3 and "240 questions from 30 tasks" in page.shown
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    plots = [image for image in images if image["src"].startswith("data:image/svg+xml")]
+    assert len(images) == 2 * SAMPLES + 30 == 2 * SAMPLES + len(plots)
+    assert {image["alt"] for image in plots} >= {PLOT.format(f"task {number}") for number in range(30)}
 
 
 def test_page_stays_small(report):
@@ -185,32 +204,46 @@ def test_page_stays_small(report):
 
 
 def test_wrong_paths_say_what_to_give(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`outcomes` is .*nowhere', which does not exist. Give the folder"):
-        write_report(tmp_path / "nowhere", tmp_path / "report")
+    with pytest.raises(FileNotFoundError, match="`outcomes` is .*nowhere', which does not exist. Pass the folder"):
+        write_report_from_folder(tmp_path / "nowhere", tmp_path / "report")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no outcomes.parquet"):
-        write_report(tmp_path / "empty", tmp_path / "report")
+    with pytest.raises(FileNotFoundError, match="does not contain outcomes.parquet"):
+        write_report_from_folder(tmp_path / "empty", tmp_path / "report")
     folder = write_folder(tmp_path / "outcomes", ROWS)
     with pytest.raises(FileNotFoundError, match="`baselines` is .*nowhere'"):
-        write_report(folder, tmp_path / "report", baselines={"dense": tmp_path / "nowhere"})
+        write_report_from_folder(folder, tmp_path / "report", baselines={"dense": tmp_path / "nowhere"})
     (folder / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json' is no JSON"):
-        write_report(folder, tmp_path / "report")
+    with pytest.raises(ValueError, match="run.json' is not valid JSON"):
+        write_report_from_folder(folder, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
-def test_report_of_an_evaluation_that_is_not_finished_names_its_final_place(tmp_path):
-    folder = write_folder(tmp_path / ".out.partial", ROWS, run={"arguments": {"output_dir": "runs/out"}})
-    write_report(folder, folder)
-    page = Page((folder / "report.html").read_text("utf-8"))
+def test_report_from_memory_names_the_folder_of_its_run(tmp_path):
+    table = Dataset.from_list(ROWS, features=FEATURES)
+    results = write_report(table, {"arguments": {"output_dir": "runs/out"}}, tmp_path / ".out.partial")
+    assert results["tasks"]["all"]["n"] == 8
+    page = Page((tmp_path / ".out.partial" / "report.html").read_text("utf-8"))
     assert "metis-home report --outcomes runs/out --output_dir report" in page.shown
-    assert ".partial" not in page.shown and (folder / "outcomes.parquet").is_file()
+    assert ".partial" not in page.shown
+    write_report(table, {}, tmp_path / "report")
+    assert "metis-home report" not in Page((tmp_path / "report" / "report.html").read_text("utf-8")).shown
 
 
 def test_parquet_alone_will_do(tmp_path):
     folder = write_folder(tmp_path / "outcomes", ROWS, run={"thinking_threshold": 0.85})
-    found = write_report(folder / "outcomes.parquet", tmp_path / "report")
+    found = write_report_from_folder(folder / "outcomes.parquet", tmp_path / "report")
     assert found["threshold"] == 0.85
+
+
+def test_page_shows_the_plots_that_are_written(tmp_path):
+    folder = write_folder(tmp_path / "outcomes", ROWS)
+    write_report_from_folder(folder, tmp_path / "report")
+    page = Page((tmp_path / "report" / "report.html").read_text("utf-8"))
+    plots = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [plot["alt"].split(":")[0].split(" of ")[0] for plot in plots] == ["Plot", "Bars", "Plot"]
+    texts = [base64.b64decode(plot["src"].partition(",")[2]).decode() for plot in plots]
+    assert ">All non-thinking</text>" in texts[0] and ">sums</text>" in texts[1] and "thinking pays" in texts[2]
+    assert len(list((tmp_path / "report" / "plots").glob("*.png"))) == 3
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium to draw the page")

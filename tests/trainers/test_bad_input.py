@@ -16,12 +16,12 @@ CONFIGS = [
     ({"trainable": "router", "train_router": False}, "leaves nothing to train"),
     ({"router_loss_coef": -1.0}, "`router_loss_coef` is -1.0, but must not be negative"),
     ({"router_learning_rate": 0.0}, "`router_learning_rate` is 0.0, but must be positive, or None"),
-    ({"completion_only_loss": False}, "`completion_only_loss=False` would train the model on its prompts"),
+    ({"completion_only_loss": False}, "`completion_only_loss=False` would train on prompts"),
     ({"packing": True}, "`packing` and `padding_free` put several queries into one row"),
     ({"padding_free": True}, "`packing` and `padding_free` put several queries into one row"),
-    ({"assistant_only_loss": True}, "`assistant_only_loss` is for rows without a prompt"),
-    ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` makes TRL leave out every loss but its own"),
-    ({"router_aux_loss_coef": 0.01}, "The weight of this router's loss is `router_loss_coef`"),
+    ({"assistant_only_loss": True}, "`assistant_only_loss` is for rows without a separate prompt"),
+    ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` makes TRL drop every loss but its own"),
+    ({"router_aux_loss_coef": 0.01}, "Weight the router's loss with `router_loss_coef`"),
 ]
 
 
@@ -119,12 +119,12 @@ def test_no_row_for_the_branch(tmp_path, trainable, mode):
 
 def test_a_row_that_is_too_long(tmp_path):
     trainer = make_trainer(tmp_path, max_length=10)
-    with pytest.raises(ValueError, match="tokens, but `max_length` is 10: a cut would take the end of its answer"):
+    with pytest.raises(ValueError, match="tokens, but `max_length` is 10. Raise `max_length`"):
         trainer.train()
 
 
 def test_a_loss_function_of_ones_own(tmp_path):
-    with pytest.raises(ValueError, match="`compute_loss_func` makes TRL leave out every loss but its own"):
+    with pytest.raises(ValueError, match="`compute_loss_func` makes TRL drop every loss but its own"):
         make_trainer(tmp_path, trainer_options={"compute_loss_func": lambda *args, **kwargs: None})
 
 

@@ -65,7 +65,7 @@ def test_tensors_that_do_not_outlive_their_turn(hybrid):
 def test_a_change_without_its_other_half():
     model, _ = make_hybrid(branch_kind="lora", branch_rank=2)
     lacking = [(name, tensor) for name, tensor in model.named_parameters() if not name.endswith("lora_B.weight")]
-    with pytest.raises(ValueError, match="no whole weight or change of .*layers.1.mlp.down_proj"):
+    with pytest.raises(ValueError, match="lacks the weight or a part of the delta of .*layers.1.mlp.down_proj"):
         list(dense_parameters(lacking, model.config.text_config, "thinking"))
 
 

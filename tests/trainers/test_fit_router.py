@@ -114,11 +114,11 @@ def test_figures_are_those_of_the_model():
         for name in ("accuracy", "loss", "ece", "thinking_ratio"):
             assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-4)
     thinking = after.softmax(dim=-1)[:, 1] >= 0.95
-    assert fit.policies["router"].thinking_ratio == thinking.float().mean()
-    assert fit.policies["router"].accuracy == (thinking == (held_out.gain > 0)).float().mean()
+    assert fit.policies["router"]["thinking_ratio"] == thinking.float().mean()
+    assert fit.policies["router"]["accuracy"] == (thinking == (held_out.gain > 0)).float().mean()
     assert not torch.equal(thinking, after.softmax(dim=-1)[:, 1] >= 0.5)  # else the threshold could be any
     assert fit.threshold == model.config.thinking_threshold == 0.95
-    assert fit.calibrated.thinking_ratio == fit.policies["random"].thinking_ratio
+    assert fit.calibrated.thinking_ratio == fit.policies["random"]["thinking_ratio"]
 
 
 def test_tokens_are_read_as_the_model_reads_them():
@@ -162,8 +162,8 @@ def test_features_that_hardly_vary_are_not_blown_up():
         torch.randn(2, 6, generator=generator),
         torch.zeros(2),
     ]
-    options = {"steps": 300, "learning_rate": 3e-3, "batch_size": 64, "seed": 0}
-    trained, step = router_training.train_layers(layers, features, given, features, given, **options)
+    training = router_training.Training(steps=300, learning_rate=3e-3, batch_size=64, seed=0)
+    trained, step = router_training.train_layers(layers, features, given, features, given, training)
     assert step > 0 and all(layer.isfinite().all() for layer in trained)
     moved = features + torch.tensor([0.0, 0.0, 0.1, 0.1])
     change = router_training.layer_logits(trained, moved) - router_training.layer_logits(trained, features)
@@ -222,9 +222,9 @@ def test_token_cost_moves_decisions():
     fit = fit_router(model, processor, rows, outcomes=outcomes, token_cost=0.002)
     assert torch.equal(probabilities(model, processor) > 0.5, is_hard())
     assert fit.policies["router"] == fit.policies["oracle"]
-    assert fit.policies["oracle"].accuracy == 1.0 and fit.policies["oracle"].tokens == pytest.approx(60)
-    assert fit.policies["oracle"].utility == pytest.approx(1.0 - 0.12)
-    with pytest.raises(ValueError, match="0 of 40 questions prefer the thinking branch"):
+    assert fit.policies["oracle"]["accuracy"] == 1.0 and fit.policies["oracle"]["tokens"] == pytest.approx(60)
+    assert fit.policies["oracle"]["utility"] == pytest.approx(1.0 - 0.12)
+    with pytest.raises(ValueError, match="The thinking branch is better for 0 of 40 questions"):
         fit_router(model, processor, rows, outcomes=outcomes, token_cost=0.01)
     easy_pays = [
         outcome(number, (True, sample == 0) if hard else (True, False), (110, 10) if hard else (20, 10), sample)
@@ -335,12 +335,11 @@ def test_policies_by_hand():
     policies = compare_policies({"router": torch.tensor([True, True, True, False])}, given, 0.01)
 
     def found(name):
-        policy = policies[name]
-        return policy.accuracy, policy.tokens, policy.thinking_ratio, policy.utility
+        return tuple(policies[name][figure] for figure in ("accuracy", "tokens", "thinking_ratio", "utility"))
 
     assert found("router") == pytest.approx((0.625, 47.5, 0.75, 0.15))
-    assert found("all thinking") == pytest.approx((0.75, 50.0, 1.0, 0.25))
-    assert found("all non-thinking") == pytest.approx((0.625, 10.0, 0.0, 0.525))
+    assert found("thinking") == pytest.approx((0.75, 50.0, 1.0, 0.25))
+    assert found("non_thinking") == pytest.approx((0.625, 10.0, 0.0, 0.525))
     assert found("random") == pytest.approx((0.71875, 40.0, 0.75, 0.31875))
     assert found("oracle") == pytest.approx((1.0, 22.5, 0.5, 0.775))
     score = score_router(torch.tensor([[0.0, 2.0]] * 3 + [[2.0, 0.0]]), given, 0.5)
@@ -357,24 +356,24 @@ BAD = {
     "no rows": ([], {}, "`rows` is empty"),
     "no label": ([{**ROWS[0], "thinking": None}], {}, "Row 0 of `rows` has `thinking` None"),
     "nan label": ([*ROWS, {**ROWS[0], "thinking": float("nan")}], {}, "Row 40 of `rows` has `thinking` nan"),
-    "label out of range": ([{**ROWS[0], "thinking": 2}], {}, "has `thinking` 2, but a label must be"),
-    "one class": (labelled(easy=True), {}, "0 of 40 questions prefer the non-thinking branch"),
-    "one question of a class": (ROWS[:3], {}, "1 of 3 questions prefer the non-thinking branch"),
-    "undecided": (labelled(hard=0.5, easy=0.5), {}, "None of the 40 questions prefers a branch"),
+    "label out of range": ([{**ROWS[0], "thinking": 2}], {}, "has `thinking` 2. Set it to"),
+    "one class": (labelled(easy=True), {}, "The non-thinking branch is better for 0 of 40 questions"),
+    "one question of a class": (ROWS[:3], {}, "The non-thinking branch is better for 1 of 3 questions"),
+    "undecided": (labelled(hard=0.5, easy=0.5), {}, "Both branches are equally good for all 40 questions"),
     "no prompt": ([{**row, "prompt": None} for row in ROWS], {}, "Row 0 of `rows` has no `prompt`"),
-    "all right": (ROWS, right((True, True)), "every gain is 0"),
-    "one class of outcomes": (ROWS, right(RIGHT), "0 of 40 questions prefer the non-thinking branch"),
+    "all right": (ROWS, right((True, True)), "questions: nothing to learn"),
+    "one class of outcomes": (ROWS, right(RIGHT), "The non-thinking branch is better for 0 of 40 questions"),
     "other ids": (ROWS, right(RIGHT, ids="xy"), r"no question of `rows`: .*'0'.* the outcomes .*'x'.*'y'"),
     "other task": ([{**row, "task": "no"} for row in ROWS], right(RIGHT), "`outcomes` has no question of `rows`"),
     "another order": (
         [{**row, "task": "a" if number % 3 else "test"} for number, row in enumerate(ROWS)],
         right(RIGHT),
-        r"`outcomes` has 26 questions that no row of `rows` is, .*'1'.* The rows have no column `id`",
+        r"`outcomes` has 26 questions that are not in `rows`, .*'1'.* Without a column `id`",
     ),
-    "dense outcomes": (ROWS, right(HALF, (2, None)), "has no row with the answers of both branches"),
-    "nan outcomes": (ROWS, right(RIGHT, (float("nan"), 1.0)), "has no row with the answers of both branches"),
+    "dense outcomes": (ROWS, right(HALF, (2, None)), "has no row with answers of both branches"),
+    "nan outcomes": (ROWS, right(RIGHT, (float("nan"), 1.0)), "has no row with answers of both branches"),
     "no such columns": (ROWS, {"outcomes": [{"id": "0"}]}, "`outcomes` has no column 'task', 'correct_non_thinking'"),
-    "cost of labels": (ROWS, {"token_cost": 0.1}, "`token_cost` is 0.1, which only `outcomes`"),
+    "cost of labels": (ROWS, {"token_cost": 0.1}, "`token_cost` is 0.1, which only applies to `outcomes`"),
     "numbers": (
         ROWS,
         NUMBERS,
@@ -406,7 +405,7 @@ def test_prompts_that_become_nan():
     model, processor = make_hybrid()
     model.model.visual.merger.mlp[0].weight.data.fill_(float("nan"))
     first = next(number for number, row in enumerate(ROWS) if row["images"])
-    with pytest.raises(ValueError, match=f"into NaN or infinity, the first of them row {first}"):
+    with pytest.raises(ValueError, match=f"into NaN or infinity, first row {first}"):
         fit_router(model, processor, ROWS)
 
 

@@ -27,19 +27,19 @@ CONFIGS = [
         "`trainable='router'` with `rollout_branch='both'` leaves noth",
     ),
     ({"trainable": "thinking"}, "`trainable='thinking'` with `rollout_branch=None` leaves nothing to train"),
-    ({"trainable": "branches"}, "Leave `trainable` unset, or choose the `rollout_branch` of what is to train"),
+    ({"trainable": "branches"}, "Leave `trainable` unset, or choose the `rollout_branch` that trains it"),
     ({"rollout_branch": "both", "num_generations": 3, "per_device_train_batch_size": 3}, "`num_generations` is 3, but"),
-    ({"rollout_branch": "router", "num_generations_eval": 1}, "`num_generations_eval` is 1, but must be even: half of"),
+    ({"rollout_branch": "router", "num_generations_eval": 1}, "`num_generations_eval` is 1, but must be even: each"),
     ({"rollout_branch": "thinking", "advantage_group": "branch"}, "needs both branches to answer every prompt: set"),
     (
         {"rollout_branch": "both", "advantage_group": "branch", "num_generations": 2},
-        "`num_generations` is 2, which .* 4",
+        "`num_generations` is 2, but .* at least 4",
     ),
     (
         {"rollout_branch": "both", "advantage_group": "branch", "multi_objective_aggregation": "normalize_then_sum"},
         "`advantage_group='branch'` needs `multi_objective_aggregation='sum_then_normalize'`",
     ),
-    ({"router_aux_loss_coef": 0.1}, "The weight of this router's loss is `router_loss_coef`"),
+    ({"router_aux_loss_coef": 0.1}, "Weight the router's loss with `router_loss_coef`"),
     ({"rollout_branch": "both", "token_cost": 0.1}, "`token_cost` is 0.1, but only the router pays it"),
     ({"rollout_branch": "router", "token_cost": -1.0}, "`token_cost` is -1.0, but must not be negative"),
     ({"router_loss_coef": -1.0}, "`router_loss_coef` is -1.0, but must not be negative"),
@@ -81,11 +81,15 @@ def test_policy_gradient_on_policy(tmp_path):
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (make_hybrid, {}, "`rollout_branch` is not given, but the model has two branches: 'thinking' or"),
+        (
+            make_hybrid,
+            {},
+            "`rollout_branch` is not given, but the model has two branches. Train one",
+        ),
         (
             make_dense,
             {"rollout_branch": "both"},
-            "`rollout_branch` is 'both', but the model is dense .* `metis-home up",
+            "`rollout_branch` is 'both', but the model is dense.* `metis-home up",
         ),
         (make_hybrid, {"rollout_branch": "both", "use_vllm": True}, "`use_vllm=True` cannot choose a branch per compl"),
     ],
@@ -106,11 +110,11 @@ VLLM = {"use_vllm": True, "rollout_branch": "thinking"}
     ("given", "options", "message"),
     [
         ({}, {"rollout_branch": "router"}, "`use_vllm=True` cannot choose a branch per completion, which .*'router'"),
-        ({}, {}, "`vllm_dense_model` is not given. .* `metis-home export --format dense --branch thinking` and name"),
+        ({}, {}, "`vllm_dense_model` is not given. .* `metis-home export --format dense --branch thinking`"),
         ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid', whose model_type is 'metis_home', but"),
-        ({}, {"vllm_dense_model": "other"}, "'.*other', whose `num_hidden_layers` is 3, but that of the model is 2."),
+        ({}, {"vllm_dense_model": "other"}, "'.*other', whose `num_hidden_layers` is 3, but the model's is 2."),
         ({}, {"vllm_dense_model": "dense", "vllm_mode": "server"}, "has no effect with `vllm_mode='server'`: the serv"),
-        ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "which has no effect without `use_vllm=True` and a"),
+        ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "has no effect without `use_vllm=True` and a"),
         (
             {"branch_kind": "lora", "branch_rank": 2}, {"vllm_dense_model": "dense", "peft": True},
             "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take",
@@ -145,13 +149,13 @@ def test_without_vllm(tmp_path):
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ({"tools": [len]}, {"rollout_branch": "both"}, "`tools` is given with `rollout_branch='both'`, but a branch"),
+        ({"tools": [len]}, {"rollout_branch": "both"}, "`tools` is given with `rollout_branch='both'`, but bran"),
         ({"rollout_func": print}, {"rollout_branch": "router"}, "`rollout_func` is given with `rollout_branch=.router"),
         ({"environment_factory": dict}, {"rollout_branch": "thinking"}, "`environment_factory` is given with"),
         ({"tools": [len]}, {"dynamic_sampling_rounds": 3}, "`tools` is given with `dynamic_sampling_rounds=3`, which"),
         (
             {"peft_config": LoraConfig(target_modules=["q_proj"])}, {"rollout_branch": "both", "trainable": "all"},
-            "`trainable` is 'all', but with a `peft_config` its `target_modules` say what trains. Leave",
+            "`trainable` is 'all', but with a `peft_config` its `target_modules` decide. Leave",
         ),
     ],
 )  # fmt: skip
@@ -187,8 +191,8 @@ def reads_gold(completions, gold, **kwargs):
             "The reward 'reads_gold' reads 'gold', but the {} has no such column; it has",
         ),
         (lambda rows: rows, [functools.partial(reads_gold)], "The reward 'reads_gold' reads 'gold'"),
-        (lambda rows: rows.select([]), [parity], "The {} is empty: there is no prompt to answer"),
-        (list, [parity], "The {} is a list, but must be a `Dataset` or"),
+        (lambda rows: rows.select([]), [parity], "The {} is empty. Check the filters"),
+        (list, [parity], "The {} is a list, but must be a `Dataset`"),
     ],
 )
 def test_datasets(tmp_path, where, change, rewards, message):
@@ -260,7 +264,7 @@ class Callable:
             "'strange' returned -inf for completion 0: .*Return a number, or",
         ),
         (reward_of(lambda rows: ["good"] * 8), "'strange' returned 'good' for completion 0: "),
-        (reward_of(lambda rows: [0.0] * 7), "'strange' returned 7 values for 8 completions. It must return a list"),
+        (reward_of(lambda rows: [0.0] * 7), "'strange' returned 7 values for 8 completions, not a list"),
         (reward_of(lambda rows: 1.0), "'strange' returned 1.0 for 8 completions"),
         (reward_of(torch.zeros), "TypeError"),
         (later, "'later' returned nan for completion 0"),

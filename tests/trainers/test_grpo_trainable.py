@@ -93,7 +93,7 @@ def test_adapters_that_stay_as_they_are_are_named(tmp_path, caplog):
     assert moved and all(".mlp.thinking." in name for name in moved)
     (message,) = [record.getMessage() for record in caplog.records if "parameters of adapters" in record.getMessage()]
     assert "(of shared; the first is base_model.model." in message
-    assert "`rollout_branch='thinking'` trains thinking alone" in message
+    assert "`rollout_branch='thinking'` only trains thinking" in message
 
     caplog.clear()
     moved = moved_by_adapters(tmp_path, adapter, rollout_branch="both")

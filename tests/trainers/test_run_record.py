@@ -6,7 +6,7 @@ from importlib.metadata import version
 import pytest
 from datasets import Dataset
 
-from hf_metis_home.evaluation.answering import GeneratedAnswer
+from hf_metis_home.evaluation.generation import GeneratedAnswer
 from hf_metis_home.evaluation.generation_callback import GenerationCallback
 
 from .common import make_dataset, make_trainer
@@ -63,7 +63,7 @@ def test_answers_during_training(tmp_path):
     found = [logs for logs in trainer.state.log_history if "eval_accuracy" in logs]
     assert [logs["step"] for logs in found] == [1, 2]
     assert all(0 <= logs["eval_thinking_ratio"] <= 1 and logs["eval_mean_tokens"] <= 4 for logs in found)
-    assert {"eval_accuracy/test", "eval_thinking_ratio/test"} <= set(found[0])
+    assert {"eval_accuracy/test", "eval_thinking_ratio/test", "eval_malformed"} <= set(found[0])
     # Evaluating changes nothing: not the mode of the model, not what is trained.
     plain = make_trainer(tmp_path / "plain", eval_dataset=data, eval_strategy="steps", eval_steps=1, max_steps=2)
     plain.train()
@@ -73,7 +73,7 @@ def test_answers_during_training(tmp_path):
 
 def test_answers_during_training_are_judged_as_everywhere(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "hf_metis_home.evaluation.answering.generate_answers",
+        "hf_metis_home.evaluation.outcomes.generate_answers",
         lambda model, processor, inputs, **options: [
             GeneratedAnswer("<think></think><answer>7.0</answer>", 4, True, 0.5) for _ in inputs["input_ids"]
         ],

@@ -1,4 +1,4 @@
-"""The text of an answer: its format, whether it is the gold answer, and whether it is right."""
+"""Answers: their format, how they are compared with the gold answer, and the one judge of what is right."""
 
 from .format import AnswerFormat, Completion
 from .judging import Verdict, judge

@@ -1,6 +1,7 @@
 """
-Compares mathematical expressions with math-verify in a process of its own, which `expressions.py` starts and, where it
-hangs, kills. Reads `[answer, solution]` as one line of JSON, writes `1` or `0`. Imports nothing of this package.
+Compares mathematical expressions with math-verify, in a process that `expressions.py` starts and kills if it hangs.
+
+Reads `[answer, solution]` as a line of JSON and writes `1` or `0`. Imports nothing from this package.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ MEMORY = 4 * 2**30  # bytes of address space
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not look like a reply
+    os.dup2(2, 1)  # the output of a library must not look like a reply
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
         import resource
 
@@ -25,7 +26,7 @@ def main() -> None:
     from math_verify import LatexExtractionConfig, parse, verify
 
     logging.disable()
-    # Its removal of units takes variables for units: `x + m` and `x + c` both became `x +`.
+    # Its removal of units mistakes variables for units: `x + m` and `x + c` would both become `x +`.
     normalization = replace(LatexExtractionConfig().normalization_config, units=False)
     extraction = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normalization)]
 
@@ -38,7 +39,7 @@ def main() -> None:
             return verify(expressions(solution), expressions(answer), timeout_seconds=SECONDS)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # math-verify's timeout is one; whatever else goes wrong, the two were not shown equal
+        except BaseException:  # such as math-verify's timeout: the two were not shown to be equal
             return False
 
     print("ready", file=replies, flush=True)

@@ -88,6 +88,7 @@ def _ask(worker: subprocess.Popen, question: str, seconds: float) -> str:
         return ""
     except BaseException:  # Ctrl-C: the reply must not be taken for that to the next question
         worker.kill()
+        worker.wait()
         raise
     finally:
         timer.cancel()

@@ -1,19 +1,19 @@
 """
-Whether an answer is the gold answer: choices, yes and no, numbers, expressions, short texts.
+Whether an answer matches the gold answer: choices, yes and no, numbers, expressions, short texts.
 
-The gold answer says which rule holds; the first that fits it decides.
+The gold answer determines the rule: the first row that fits it.
 
-| gold answer | is met by |
+| gold answer | matching answers |
 |---|---|
-| any | the same text, without regard to case, spaces, a leading article, quotes and trailing punctuation |
-| a choice, `B`, `(B)` or `B. text` | `B`, `(b)`, `B.`, `B) text`, `option B`; the text alone where the gold has it |
-| `yes`, `no`, `true`, `false` | the word, alone or with text behind it that does not name the opposite |
+| any | the same text, ignoring case, spaces, a leading article, quotes and trailing punctuation |
+| a choice, `B`, `(B)` or `B. text` | `B`, `(b)`, `B.`, `B) text`, `option B`; also only the text, if the gold has it |
+| `yes`, `no`, `true`, `false` | the word, possibly followed by text that does not contain the opposite |
 | a number | the same number: see `quantities.py` |
-| a list with digits, `1, 2` | the same elements, as often, in any order |
-| an expression | an equal expression, by math-verify, that is a result and no task |
-| another text | nothing else |
+| a list with digits, `1, 2` | the same elements, equally often, in any order |
+| an expression | an expression that math-verify finds equal, if it is a result rather than a task |
+| any other text | only the same text |
 
-An answer has to commit itself: of several numbers or choices none wins.
+An answer must commit itself: several numbers or choices match none of them.
 """
 
 import re
@@ -25,8 +25,8 @@ from .quantities import quantities_match, read_quantity, split_unit
 
 
 TAGS = AnswerFormat().tags
-MAX_LENGTH = 1000  # characters beyond those of the gold answer: a longer answer is not read
-MAX_EXPRESSION, MAX_DEPTH = 300, 8  # math-verify takes a second for ten brackets in each other
+MAX_LENGTH = 1000  # an answer with this many characters more than the gold answer is wrong unread
+MAX_EXPRESSION, MAX_DEPTH = 300, 8  # math-verify takes a second for ten nested brackets
 
 WRAPPINGS = (
     re.compile(r"\$\$(?P<inner>[^$]+)\$\$", re.DOTALL),
@@ -57,18 +57,18 @@ WORK = re.compile(r"\\(?:i+nt|oint|sum|prod|lim|binom|frac\s*\{\s*d)(?![a-zA-Z])
 
 def answers_match(answer: str, solution: str) -> bool:
     r"""
-    Whether an answer is the gold answer, by the rules of this module.
+    Whether an answer matches the gold answer, by the rules of this module.
 
-    Any text may be given as `answer`; the time is bounded, and so is what it may cost.
+    Any text is safe as `answer`: time and memory are bounded.
 
     Args:
         answer (`str`):
-            What stands between the answer tags.
+            The final answer of a completion.
         solution (`str`):
             The gold answer, plain or in `\boxed{}`, `$...$` or answer tags.
 
     Raises:
-        ValueError: `solution` is no text, or empty.
+        ValueError: `solution` is not text, or empty.
 
     Example:
 
@@ -87,11 +87,9 @@ def answers_match(answer: str, solution: str) -> bool:
 
 
 def gold_text(solution: str, name: str = "`solution`") -> str:
-    """
-    A gold answer without what it is wrapped in. An error, which calls it `name`, where nothing is there.
-    """
+    """A gold answer without what it is wrapped in. An error, which calls it `name`, if nothing is left."""
     if not isinstance(solution, str):
-        raise ValueError(f"{name} is {solution!r}, but must be text. Write the gold answer as a string.")
+        raise ValueError(f"{name} is {solution!r}, but must be text. Give the gold answer as a string.")
     gold = solution.strip()
     if gold.startswith(TAGS[2]) and gold.endswith(TAGS[3]):
         gold = gold.removeprefix(TAGS[2]).removesuffix(TAGS[3])
@@ -142,7 +140,7 @@ def _chooses(given: str, label: str, text: str | None) -> bool:
 
 
 def _quantities(given: str, gold: str) -> bool | None:
-    """Whether the answer is the gold quantity; None where the gold answer is no quantity."""
+    """Whether the answer is the gold quantity; None if the gold answer is not a quantity."""
     gold_name, gold_value = _name_and_value(gold)
     if (quantity := read_quantity(gold_value)) is None:
         return None
@@ -153,13 +151,13 @@ def _quantities(given: str, gold: str) -> bool | None:
 
 
 def _name_and_value(text: str) -> tuple[str | None, str]:
-    """`x = 5` taken apart."""
+    """The two sides of `x = 5`."""
     found = NAMED.fullmatch(text)
     return (found["name"].strip(), found["value"].strip()) if found else (None, text)
 
 
 def _lists(given: str, gold: str) -> bool | None:
-    """Whether the answer has the elements of the gold list; None where the gold answer is no list with digits."""
+    """Whether the answer has the elements of the gold list; None if the gold answer is not a list with digits."""
     elements = _elements(gold)
     if len(elements) < 2 or not all(re.search(r"\d|\\", element) for element in elements):
         return None
@@ -167,10 +165,10 @@ def _lists(given: str, gold: str) -> bool | None:
     if len(left) != len(elements):
         return False
     for element in elements:
-        found = next((index for index, other in enumerate(left) if _match(other, element)), None)
+        found = next((other for other in left if _match(other, element)), None)
         if found is None:
             return False
-        del left[found]
+        left.remove(found)
     return True
 
 
@@ -191,7 +189,7 @@ def _depths(text: str) -> list[int]:
 
 
 def _is_a_result(given: str, gold: str) -> bool:
-    """Whether an answer is one expression, short enough to be read, that does more than repeat a task."""
+    """Whether an answer is one expression, short enough to parse, and not a task that is still to be solved."""
     if len(given) > MAX_EXPRESSION or "$" in given or "\\boxed" in given or max(_depths(given), default=0) > MAX_DEPTH:
         return False
     if re.search(r"\d\s+\d|\d{21}", given):  # math-verify adds `24 1` up
@@ -202,7 +200,7 @@ def _is_a_result(given: str, gold: str) -> bool:
 
 
 def _latex(text: str) -> str:
-    """Signs that math-verify does not know, as LaTeX."""
+    """A text with the signs that math-verify does not know as LaTeX."""
     text = re.sub(r"√\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"√\s*(\w+)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])(?:pi|π)(?![A-Za-z])", r"\\pi ", text)
@@ -210,19 +208,16 @@ def _latex(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """A text without the marks around all of it, and without punctuation behind it."""
+    """A text without the marks around all of it, and without punctuation after them."""
     text = " ".join(text.split())
     for _ in range(4):
         inner = _boxed(text)
-        for wrapping in WRAPPINGS if inner is None else ():
-            if found := wrapping.fullmatch(text):
-                inner = found["inner"]
-                break
         if inner is None:
-            stripped = text.rstrip(".,;: ") if text.endswith(("$.", "}.", "**.", "`.")) else text
-            if stripped == text:
-                break
-            inner = stripped
+            inner = next((found["inner"] for wrapping in WRAPPINGS if (found := wrapping.fullmatch(text))), None)
+        if inner is None:
+            inner = text.rstrip(".,;: ") if text.endswith(("$.", "}.", "**.", "`.")) else text
+        if inner == text:
+            break
         text = inner.strip()
     return text
 
@@ -237,7 +232,7 @@ def _boxed(text: str) -> str | None:
 
 
 def _normal(text: str) -> str:
-    """A text without what does not count."""
+    """A text without the differences that do not count."""
     text = re.sub(r"\s*([,;:/])\s*", r"\1 ", text.casefold().replace("−", "-"))
     text = " ".join(text.split()).strip("\"'“”‘’ ")
     text = re.sub(r"(?<=[a-z]{2})[!?]+$", "", text.rstrip(".,;: "))

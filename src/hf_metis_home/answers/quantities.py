@@ -1,17 +1,17 @@
 """
-Numbers with their units, read from text and compared.
+Numbers with units: parsing and comparing.
 
 | rule | example |
 |---|---|
-| a whole gold number is met exactly | `7` by `7`, `7.0`, `seven`, `14/2`; not by `7.0001` |
-| a fraction is met exactly by a fraction, and like a decimal by a decimal | `1/3` by `2/6`, `0.33333` |
-| a decimal is met within a relative 1e-4 | `0.5` by `0.50001` |
-| with three or more significant digits, also by what rounds to it | `3.14` by `3.1416`; `3.1416` not by `3.14` |
-| thousands separators, currency signs and powers of ten are read | `1,200` = `$1200` = `1.2 \\times 10^3` |
-| a percent sign may be missing, or the number be the share | `50%` by `50`, `0.5`, `1/2` |
-| a unit may be missing on either side; two units have to be the same | `5 cm` by `5`, not by `5 m` |
+| a whole gold number must match exactly | `7` by `7`, `7.0`, `seven`, `14/2`; not by `7.0001` |
+| a fraction must match another fraction exactly, and a decimal within tolerance | `1/3` by `2/6`, `0.33333` |
+| a decimal must match within a relative 1e-4 | `0.5` by `0.50001` |
+| a decimal with three or more significant digits also matches what rounds to it | `3.14` by `3.1416`, not the reverse |
+| thousands separators, currency signs and powers of ten are understood | `1,200` = `$1200` = `1.2 \\times 10^3` |
+| a percent sign may be missing, or the number may be the share | `50%` by `50`, `0.5`, `1/2` |
+| a unit may be missing on either side; two units must be the same | `5 cm` by `5`, not by `5 m` |
 
-Nothing is calculated: `17 * 23` is not 391, because it may be the question.
+Nothing is calculated: `17 * 23` does not match 391, because it may be the question.
 """
 
 import re
@@ -40,7 +40,7 @@ EXPRESSION_AND_UNIT = re.compile(
     r"\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-# What a unit is called, first the name that counts.
+# Unit names; the first of each group is the canonical one.
 UNITS = {
     name: names.split()[0]
     for names in (
@@ -56,7 +56,7 @@ UNITS = {
     )
     for name in names.split()
 }  # fmt: skip
-OFTEN_VARIABLES = set("ahjknvw")  # units where they stand apart: `5 N`, but not `2n`
+OFTEN_VARIABLES = set("ahjknvw")  # units only after a space: `5 N`, but not `2n`
 NO_UNITS = set("or and nor not either maybe perhaps to but vs over plus minus times".split())
 
 
@@ -67,11 +67,11 @@ class Quantity:
 
     Args:
         value (`Fraction`):
-            The number as it is written, without regard to a percent sign.
+            The number as written, ignoring a percent sign.
         unit (`str`, *optional*):
-            `"%"`, a unit, or another word behind the number.
+            `"%"`, a unit, or another word after the number.
         step (`Fraction`, *optional*):
-            Worth of the last digit of a decimal; None for whole numbers and fractions.
+            Value of one unit of a decimal's last digit; None for whole numbers and fractions.
         digits (`int`):
             Significant digits of a decimal.
     """
@@ -84,13 +84,13 @@ class Quantity:
 
 def read_quantity(text: str, any_unit: bool = False) -> Quantity | None:
     """
-    The quantity that a text is, or None where it is none.
+    Read a text as a quantity; None if it is not one.
 
     Args:
         text (`str`):
             Plain text or LaTeX without dollar signs around it.
         any_unit (`bool`, *optional*, defaults to False):
-            Whether any word or two may stand for a unit (`5 apples`).
+            Whether any one to three words may be a unit (`5 apples`).
 
     Example:
 
@@ -128,7 +128,7 @@ def read_quantity(text: str, any_unit: bool = False) -> Quantity | None:
 
 
 def quantities_match(answer: Quantity, gold: Quantity) -> bool:
-    """Whether an answer meets the gold quantity, by the rules of this module."""
+    """Whether an answer matches the gold quantity, by the rules of this module."""
     units = {unit for unit in (answer.unit, gold.unit) if unit is not None}
     if len(units) > 1:
         return False
@@ -139,7 +139,7 @@ def quantities_match(answer: Quantity, gold: Quantity) -> bool:
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    r"""An expression and the unit behind it: `2\sqrt{3} cm`, `\pi \text{ m}^2`."""
+    r"""An expression and the unit after it: `2\sqrt{3} cm`, `\pi \text{ m}^2`."""
     found = EXPRESSION_AND_UNIT.fullmatch(text)
     unit = (
         _unit((found["marked"] or found["word"]).strip().casefold() + (found["power"] or ""), False) if found else None
@@ -157,7 +157,7 @@ def _close(value: Fraction, answer: Quantity, gold: Quantity) -> bool:
 
 
 def _plain(text: str) -> str:
-    """LaTeX of numbers as plain text."""
+    """A number in LaTeX as plain text."""
     text = re.sub(r"\\d?t?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))", r" \1\2/\3\4 ", text)
     text = re.sub(r"\\(?:text|mathrm|textrm|mathbf|textbf|operatorname)\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"\\[,;:! ]|~", " ", text).replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
@@ -171,7 +171,7 @@ def _plain(text: str) -> str:
 
 
 def _unit(text: str, any_unit: bool) -> str | None:
-    """The unit that a text names, or None where it names none."""
+    """The canonical unit in a text; None if there is none."""
     text = re.sub(r"\bper\b", "/", text).replace("²", "^2").replace("³", "^3").replace("{", "").replace("}", "")
     text = re.sub(r"\bsquared?\b", "^2", text)
     if match := re.fullmatch(r"\^2 (.+)", text):

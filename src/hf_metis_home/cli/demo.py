@@ -49,7 +49,7 @@ def main(arguments: DemoArguments) -> None:
     if arguments.stages == "all":
         _method(arguments, output_dir)
         return
-    from ..demo.plain_demo import run_demo
+    from ..demo.comparison import run_demo
 
     results = run_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
     print()
@@ -61,7 +61,8 @@ def main(arguments: DemoArguments) -> None:
 
 
 def _method(arguments: DemoArguments, output_dir: Path) -> None:
-    from ..demo.method_demo import COLUMNS, INTERVALS, TABLES, rows_of, run_method_demo
+    from ..demo.tables import COLUMNS, INTERVALS, TABLES, rows_of
+    from ..demo.whole_method import run_method_demo
 
     results = run_method_demo(preset=arguments.preset, seed=arguments.seed, output_dir=output_dir)
     for name, (title, _) in TABLES.items():

@@ -13,6 +13,8 @@ Your own rows, a benchmark and a reasoning-gym family:
 Run the same command again to continue a run that was interrupted.
 """
 
+import json
+import time
 from dataclasses import asdict, dataclass
 
 from ._arguments import NonNegativeFloat, PositiveInt, flag
@@ -49,9 +51,10 @@ def main(arguments: EvalArguments) -> None:
 
     require_extra("eval", "datasets", "pyarrow", "math_verify", "matplotlib")
     from .._folders import check_output_dir, staged_folder
+    from .._progress import progress
     from ..data.work_file import WorkFile
-    from ..evaluation.evaluation_run import answer_all, settings_of, write_run
-    from ..evaluation.outcomes import write_outcomes
+    from ..evaluation.outcomes import collect_outcomes, write_outcomes
+    from ..evaluation.run_record import OPTIONS, run_record, run_settings
     from ..reports.report import write_report
     from ..tasks.questions import load_questions, write_questions
     from ._models import load_model
@@ -66,15 +69,19 @@ def main(arguments: EvalArguments) -> None:
     )
     if given["max_new_tokens"] is None:
         given["max_new_tokens"] = min(LONGEST_ANSWER, model.config.get_text_config().max_position_embeddings // 2)
-    settings = settings_of(given, model, rows)
+    settings = run_settings(given, model, rows)
     work = WorkFile(output_dir.with_name(f"{output_dir.name}.outcomes.jsonl"), settings)
     try:
-        outcomes, seconds = answer_all(model, processor, rows, given, work)
+        started = time.perf_counter()
+        options = {name: given[name] for name in OPTIONS}
+        with progress("Answering", total=len(rows), unit="questions") as advance:
+            outcomes = collect_outcomes(model, processor, rows, work=work, progress=advance, **options)
+        run = run_record(given, model, settings, sources, outcomes, time.perf_counter() - started)
         with staged_folder(output_dir) as staging:
             write_outcomes(outcomes, staging / "outcomes.parquet")
-            write_questions(rows, staging / "questions.parquet")
-            write_run(staging / "run.json", given, model, settings, sources, outcomes, seconds)
-            results = write_report(staging, staging)
+            questions = write_questions(rows, staging / "questions.parquet")
+            (staging / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+            results = write_report(outcomes, run, staging, questions=questions)
         work.path.unlink()
     finally:
         work.close()

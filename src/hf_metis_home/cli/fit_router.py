@@ -63,6 +63,8 @@ def main(arguments: FitRouterArguments) -> None:
 
 
 def _print_fit(fit, by_outcomes: bool) -> None:
+    from ..evaluation.policies import OURS
+
     rows = []
     for name in ("before", "fitted", "calibrated"):
         score = getattr(fit, name)
@@ -71,10 +73,11 @@ def _print_fit(fit, by_outcomes: bool) -> None:
     weighted = ", weighted by what is at stake in each" if by_outcomes else ""
     title = f"On {fit.held_out_rows} held-out rows{weighted}"
     print_table(["router", "accuracy", "loss", "ECE", "thinking"], rows, title)
+    titles = {policy.name: policy.title.lower() for policy in OURS}
     rows = []
     for name, policy in fit.policies.items():
-        cost = [f"{policy.tokens:.1f}", f"{policy.utility:.3f}"] if by_outcomes else []
-        rows.append([name, f"{policy.accuracy:.3f}", *cost, f"{policy.thinking_ratio:.1%}"])
+        cost = [f"{policy['tokens']:.1f}", f"{policy['utility']:.3f}"] if by_outcomes else []
+        rows.append([titles.get(name, name), f"{policy['accuracy']:.3f}", *cost, f"{policy['thinking_ratio']:.1%}"])
     columns = ["right answers", "tokens", "utility"] if by_outcomes else ["agrees with label"]
     print_table(["policy", *columns, "thinking"], rows)
     print(f"Trained on {fit.fitted_rows} rows; kept step {fit.step}; calibration scaled the scores by {fit.scale:.2f}.")

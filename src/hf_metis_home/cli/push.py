@@ -40,7 +40,7 @@ class PushArguments:
 @verb
 def main(arguments: PushArguments) -> int:
     """Run `metis-home push`. The exit code is 0 after an upload, 1 if a check failed, 2 if it was refused."""
-    from ..publishing.folder_kinds import kind_of
+    from ..publishing.folder_kind import kind_of
     from ..publishing.push import check_target, check_token, plan_push, push_model
     from .validate import print_checks
 

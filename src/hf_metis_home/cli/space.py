@@ -38,7 +38,7 @@ def main(arguments: SpaceArguments) -> None:
     from .._folders import check_output_dir
     from ..conversion.checkpoint import HYBRID, model_type_of
     from ..hub_templates import write_space
-    from ..hub_templates.spaces import COMMIT, GRADIO
+    from ..hub_templates.space_folder import COMMIT, GRADIO
 
     name, revision, model_type = arguments.model_name_or_path, arguments.model_revision, HYBRID
     check_output_dir(arguments.output_dir)

@@ -66,7 +66,7 @@ def main(arguments: UpcycleArguments) -> None:
     """Run `metis-home upcycle`."""
     from ..conversion import change_branch_kind, upcycle_checkpoint
     from ..conversion.checkpoint import HYBRID, model_type_of
-    from ..conversion.router_start import read_examples
+    from ..conversion.router_examples import read_examples
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     source, output_dir = given.pop("model_name_or_path"), given.pop("output_dir")

@@ -1,4 +1,4 @@
-"""From dense Qwen2.5-VL checkpoints to two branches, and what adapters attach to."""
+"""Converting checkpoints: dense to two-branch and back, adapters, checks and estimates."""
 
 from .adapters import branch_target_modules
 from .branch_kinds import change_branch_kind
@@ -6,7 +6,7 @@ from .estimate import estimate_memory
 from .export import export_checkpoint
 from .hub_folder import save_hub_folder
 from .processor import prepare_processor
-from .router_start import initialise_router
+from .router_examples import initialise_router
 from .upcycle import upcycle, upcycle_checkpoint
 from .validate import validate_checkpoint
 

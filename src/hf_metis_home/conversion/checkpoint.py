@@ -16,17 +16,15 @@ from transformers import AutoConfig, PreTrainedConfig, Qwen2_5_VLForConditionalG
 
 
 DENSE, HYBRID = "qwen2_5_vl", "metis_home"  # values of `model_type`
-INDEX = "model.safetensors.index.json"
-SHOWN_KEYS = 4  # tensor names an error spells out
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHOWN_KEYS = 4  # tensor names that an error spells out
+FETCH = "Fetch or save the checkpoint again."
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass
 class LazyTensor:
-    """
-    A tensor that is read, or computed, when it is asked for. `stored`: the file and the position in it where its bytes
-    stand, unless it is computed.
-    """
+    """A tensor that is read or computed on demand. `stored`: its file and the offset of its bytes; None if computed."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -52,9 +50,9 @@ class Checkpoint:
     """
     A folder of safetensors with a configuration.
 
-    `tensors` has transformers v5 names; a tensor that is read is mapped from its file, not copied. `layout` is
-    `"native"` where the files use those names too, `"legacy"` where they use those of earlier versions
-    (`model.layers.*`, `visual.*`), as on the Hub.
+    `tensors` has transformers v5 names; reading one maps it from its file without a copy. `layout` is `"native"` if
+    the files use those names too, `"legacy"` if they use those of earlier versions (`model.layers.*`, `visual.*`), as
+    on the Hub.
     """
 
     folder: Path
@@ -63,13 +61,14 @@ class Checkpoint:
     files: list[Path]
     layout: str
 
-    def sha256(self) -> dict[str, str]:
-        """Of every file with weights."""
-        digests = {}
-        for path in self.files:
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return digests
+
+def sha256_of(files: list[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    digests = {}
+    for path in files:
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def open_checkpoint(model_name_or_path: str | Path, argument: str, model_type: str = DENSE) -> Checkpoint:
@@ -80,7 +79,7 @@ def open_checkpoint(model_name_or_path: str | Path, argument: str, model_type: s
         model_name_or_path (`str` or `Path`):
             Local folder or Hub repository.
         argument (`str`):
-            What an error calls it.
+            How errors name it.
         model_type (`str`, *optional*, defaults to `"qwen2_5_vl"`):
             `"qwen2_5_vl"` for dense checkpoints, `"metis_home"` for two-branch ones.
 
@@ -91,36 +90,48 @@ def open_checkpoint(model_name_or_path: str | Path, argument: str, model_type: s
     """
     folder = resolve_folder(model_name_or_path, argument)
     config = read_config(folder, argument, model_type)
-    tensors, files, names, places = {}, weight_files(folder, argument), [], {}
-    if (folder / "model.safetensors").is_file() and folder / "model.safetensors" not in files:
+    tensors, files, names = open_tensors(folder, argument)
+    layout = "native" if any(name.startswith("model.language_model.") for name in names) else "legacy"
+    check_tensors(tensors, config, argument, str(model_name_or_path))
+    return Checkpoint(folder, config, tensors, files, layout)
+
+
+def open_tensors(folder: Path, argument: str) -> tuple[dict[str, LazyTensor], list[Path], list[str]]:
+    """The tensors of a folder by their v5 names, its weight files, and the tensors' stored names in the same order."""
+    tensors, files, names = {}, weight_files(folder, argument), []
+    if (folder / SINGLE).is_file() and folder / SINGLE not in files:
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, which holds {INDEX} and model.safetensors, of which transformers would "
-            "load the latter. Remove the one that is left over from an earlier save."
+            f"`{argument}` is {str(folder)!r}, which holds both {INDEX} and {SINGLE}; transformers would load the "
+            "latter. Remove whichever is left over from an earlier save."
         )
     for path in files:
         for name, tensor in open_file(path, argument).items():
             native = native_name(name)
             if native in tensors:
                 raise ValueError(
-                    f"`{argument}` is {str(folder)!r}, in which the tensor {name} is stored twice, in {places[native]} "
-                    f"and in {path.name}. Fetch or save the checkpoint again."
+                    f"`{argument}` is {str(folder)!r}, in which the tensor {name} is stored twice, in "
+                    f"{tensors[native].stored[0].name} and in {path.name}. {FETCH}"
                 )
-            tensors[native], places[native] = tensor, path.name
+            tensors[native] = tensor
             names.append(name)
-    check_index(folder, argument, files, names)
-    layout = "native" if any(name.startswith("model.language_model.") for name in names) else "legacy"
-    check_tensors(tensors, config, argument, str(model_name_or_path))
-    return Checkpoint(folder, config, tensors, files, layout)
+    if (folder / INDEX).is_file():
+        indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}
+        if wrong := sorted(indexed.symmetric_difference(names)):
+            raise ValueError(
+                f"`{argument}` is {str(folder)!r}, whose {INDEX} and shards disagree on {len(wrong)} tensors: "
+                f"{some(wrong)}. {FETCH}"
+            )
+    return tensors, files, names
 
 
 def check_branches(hybrid: Checkpoint, model_name_or_path: str | Path, needed: Iterable[str], purpose: str) -> None:
-    """An error where a two-branch model was saved with one branch (`only_branch`) and `purpose` needs the other."""
+    """Raise an error if a model was saved with one branch (`only_branch`) and `purpose` needs the other."""
     kept = hybrid.config.only_branch
     if missing := [branch for branch in needed if kept not in (None, branch)]:
         raise ValueError(
             f"`model_name_or_path` is {str(model_name_or_path)!r}, which was saved with `only_branch={kept!r}`: it "
-            f"lacks the {missing[0]} branch, which {purpose} needs. Name the folder that it was loaded from, which has "
-            f"both, or export {kept!r} with `format='dense'`."
+            f"lacks the {missing[0]} branch, which {purpose} needs. Pass the folder it was loaded from, which has both "
+            f"branches, or export {kept!r} with `format='dense'`."
         )
 
 
@@ -129,14 +140,13 @@ def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: s
     The local folder of a checkpoint: the path itself, or the Hub repository's snapshot.
 
     Raises:
-        FileNotFoundError: neither a folder with its configuration nor a repository that can be reached.
+        FileNotFoundError: neither a folder with a configuration nor a repository that can be reached.
     """
     folder = Path(model_name_or_path)
     if folder.is_dir():
         if not (folder / config_name).is_file():
             raise FileNotFoundError(
-                f"`{argument}` is {str(model_name_or_path)!r}, a folder without {config_name}. Pass the folder that "
-                "`save_pretrained` wrote, or a Hub repository id."
+                f"`{argument}` is {str(model_name_or_path)!r}, a folder without {config_name}. Pass a saved model."
             )
         return folder
     try:
@@ -144,40 +154,38 @@ def resolve_folder(model_name_or_path: str | Path, argument: str, config_name: s
         return Path(snapshot_download(str(model_name_or_path), allow_patterns=patterns))
     except Exception as error:
         raise FileNotFoundError(
-            f"`{argument}` is {str(model_name_or_path)!r}, which is not a folder here and could not be fetched from "
-            f"the Hub ({type(error).__name__}: {error}). Check the spelling, the network and HF_HUB_OFFLINE."
+            f"`{argument}` is {str(model_name_or_path)!r}, which is not a local folder and could not be fetched "
+            f"from the Hub ({type(error).__name__}: {error}). Check the spelling, the network and HF_HUB_OFFLINE."
         ) from error
 
 
 def model_type_of(model_name_or_path: str | Path) -> str | None:
-    """The `model_type` of a local folder; None where there is none, or where it is a Hub id."""
+    """The `model_type` of a local folder; None if it has no configuration, or is a Hub id."""
     path = Path(model_name_or_path) / "config.json"
     return json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
 
 
 def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrainedConfig:
-    """The configuration in a folder. An error for another architecture than the one asked for."""
+    """The configuration in a folder. Raises an error for any architecture but `model_type`."""
     from ..modeling import MetisHomeConfig
 
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose config.json is damaged ({error!r}). Fetch the checkpoint again."
+            f"`{argument}` is {str(folder)!r}, whose config.json is damaged ({error!r}). {FETCH}"
         ) from error
     if found != model_type:
-        wanted = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
-        hint = f" It is {wanted[found]}." if found in wanted else ""
-        hint += " `metis-home upcycle` makes two branches of it." if (found, model_type) == (DENSE, HYBRID) else ""
+        known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
+        hint = f" It is {known[found]}." if found in known else ""
+        hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {wanted[model_type]} "
-            f"({model_type!r}).{hint}"
+            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {known[model_type]}.{hint}"
         )
     config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights and quantise the "
-            "result."
+            f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights, then quantise."
         )
     return config
 
@@ -185,19 +193,18 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
 def weight_files(folder: Path, argument: str) -> list[Path]:
     if (folder / INDEX).is_file():
         names = sorted(set(_weight_map(folder, argument).values()))
-    elif (folder / "model.safetensors").is_file():
-        names = ["model.safetensors"]
+    elif (folder / SINGLE).is_file():
+        names = [SINGLE]
     else:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, which holds neither model.safetensors nor {INDEX}. Only safetensors are "
-            + (f"read, and {pickled[0]} is a pickle, which can run code: l" if pickled else "read: l")
-            + "oad the model where you trust it and write it again with `save_pretrained`."
+            f"`{argument}` is {str(folder)!r}, which holds neither {SINGLE} nor {INDEX}. Only safetensors are read"
+            + (f"; {pickled[0]} is a pickle, which can run code" if pickled else "")
+            + ". Load the model where you trust it and write it again with `save_pretrained`."
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, whose index names shards that are absent: {some(missing)}. Fetch the "
-            "checkpoint again."
+            f"`{argument}` is {str(folder)!r}, whose index names missing shards: {some(missing)}. {FETCH}"
         )
     return [folder / name for name in names]
 
@@ -206,41 +213,32 @@ def _weight_map(folder: Path, argument: str) -> dict[str, str]:
     try:
         weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError("its weight_map names no file")
+            raise ValueError("its weight_map is empty")
         return weight_map
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose {INDEX} is damaged ({error!r}). Fetch the checkpoint again."
-        ) from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}, whose {INDEX} is damaged ({error!r}). {FETCH}") from error
 
 
 def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
-    """The tensors of one safetensors file, under the names that they have in it."""
+    """The tensors of one safetensors file by their stored names."""
     try:
-        file = safe_open(path, framework="pt")
+        safe_open(path, framework="pt")  # checks the header and the size of the file
     except SafetensorError as error:
-        raise ValueError(
-            f"`{argument}`: {str(path)!r} is truncated or damaged ({error}). Fetch or save it again."
-        ) from error
+        raise ValueError(f"`{argument}`: {str(path)!r} is truncated or damaged ({error}). {FETCH}") from error
     with path.open("rb") as raw:
         size = int.from_bytes(raw.read(8), "little")
         header = json.loads(raw.read(size))
     tensors = {}
-    for name in file.keys():  # noqa: SIM118 (a file is no mapping)
-        if name.endswith(".inv_freq"):
-            continue  # a buffer of old checkpoints, computed anew by the model
-        part = file.get_slice(name)
-        if part.get_dtype() not in DTYPES:
+    for name, entry in header.items():
+        if name == "__metadata__" or name.endswith(".inv_freq"):
+            continue  # `inv_freq` is a buffer in old checkpoints, which the model computes itself
+        if entry["dtype"] not in DTYPES:
             raise ValueError(
-                f"`{argument}`: {name} in {str(path)!r} has the type {part.get_dtype()}, but weights must be one of "
+                f"`{argument}`: {name} in {str(path)!r} has dtype {entry['dtype']}, but weights must be one of "
                 f"{list(DTYPES)}. Convert the original weights, not quantised ones."
             )
-        tensors[name] = LazyTensor(
-            tuple(part.get_shape()),
-            DTYPES[part.get_dtype()],
-            partial(_read, path, name),
-            (path, 8 + size + header[name]["data_offsets"][0]),
-        )
+        stored = path, 8 + size + entry["data_offsets"][0]
+        tensors[name] = LazyTensor(tuple(entry["shape"]), DTYPES[entry["dtype"]], partial(_read, path, name), stored)
     return tensors
 
 
@@ -249,22 +247,8 @@ def _read(path: Path, name: str) -> torch.Tensor:
         return file.get_tensor(name)
 
 
-def check_index(folder: Path, argument: str, files: list[Path], names: list[str]) -> None:
-    if not (folder / INDEX).is_file():
-        return
-    indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}
-    if wrong := sorted(indexed.symmetric_difference(names)):
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose {INDEX} and shards disagree in {len(wrong)} tensors: "
-            f"{some(wrong)}. Fetch or save the checkpoint again."
-        )
-
-
 def native_name(name: str) -> str:
-    """
-    The transformers v5 name of a tensor (`model.language_model.*`, `model.visual.*`) from that name or from the layout
-    of earlier checkpoints (`model.layers.*`, `visual.*`).
-    """
+    """The transformers v5 name (`model.language_model.*`, `model.visual.*`) of a tensor named in either layout."""
     if name.startswith(("visual.", "language_model.")):
         return f"model.{name}"
     if name.startswith(("model.layers.", "model.embed_tokens.", "model.norm.")):
@@ -273,14 +257,14 @@ def native_name(name: str) -> str:
 
 
 def legacy_name(name: str) -> str:
-    """The name of a tensor in the layout of earlier checkpoints, from its transformers v5 name."""
+    """The name of a tensor in the layout of earlier checkpoints (`model.layers.*`, `visual.*`), from its v5 name."""
     if name.startswith("model.visual."):
         return name.removeprefix("model.")
     return name.replace("model.language_model.", "model.", 1)
 
 
 def is_branch_tensor(name: str, router_layer: int) -> bool:
-    """Whether a dense tensor is part of both branches: the feed-forward weights from layer `router_layer` on."""
+    """Whether a dense tensor goes into both branches: the feed-forward weights from layer `router_layer` on."""
     layer = re.match(r"model\.language_model\.layers\.(\d+)\.mlp\.", name)
     return layer is not None and int(layer.group(1)) >= router_layer
 
@@ -291,14 +275,14 @@ def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source
 
     Args:
         tensors (`dict[str, LazyTensor]` or `dict[str, torch.Tensor]`):
-            In v5 names.
+            By v5 name.
         config ([`~transformers.Qwen2_5_VLConfig`] or [`MetisHomeConfig`]):
             The source's.
         argument, source (`str`):
             How an error names the source: the argument and its value.
 
     Raises:
-        ValueError: naming every difference: tensors that are missing, that nothing asks for, or of another shape.
+        ValueError: lists every difference: missing tensors, unexpected ones, wrong shapes.
     """
     problems = tensor_problems({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
     if problems:
@@ -306,26 +290,26 @@ def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source
         raise ValueError(
             f"`{argument}` is not a complete {kind} checkpoint ({source}); nothing was converted.\n- "
             + "\n- ".join(problems)
-            + "\nGive the whole checkpoint and the config.json that belongs to it; fetch or save it again if need be."
+            + "\nPass a complete checkpoint with its own config.json."
         )
 
 
 def tensor_problems(shapes: dict[str, tuple[int, ...]], config: PreTrainedConfig) -> list[str]:
-    """Every difference between the tensors that there are and those that the configuration calls for."""
+    """Every difference between the given tensors and those that the configuration calls for."""
     expected = expected_shapes(config)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # stored or not
     problems = []
     if missing := sorted(expected.keys() - shapes.keys() - tied):
         problems.append(f"{len(missing)} tensors are missing: {some(missing)}")
     if extra := sorted(shapes.keys() - expected.keys()):
-        problems.append(f"{len(extra)} tensors belong to no part of the model: {some(extra)}")
+        problems.append(f"{len(extra)} tensors are not part of the model: {some(extra)}")
     wrong = [
         f"{name} is {shapes[name]}, expected {expected[name]}"
         for name in sorted(expected.keys() & shapes.keys())
         if shapes[name] != expected[name]
     ]
     if wrong:
-        problems.append(f"{len(wrong)} tensors have another shape than the config says: {some(wrong)}")
+        problems.append(f"{len(wrong)} tensors have the wrong shape: {some(wrong)}")
     return problems
 
 
@@ -336,11 +320,16 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         if config.model_type == DENSE:
             model = Qwen2_5_VLForConditionalGeneration(config)
-        elif config.text_config.router_layer == config.text_config.num_hidden_layers:
-            model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router alone has no head
+        elif is_router_only(config):
+            model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router has no head
         else:
             model = MetisHomeForConditionalGeneration(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def is_router_only(config: PreTrainedConfig) -> bool:
+    """Whether a two-branch configuration is that of a router export: no layer is left for branches."""
+    return config.text_config.router_layer == config.text_config.num_hidden_layers
 
 
 def some(items: list[str]) -> str:

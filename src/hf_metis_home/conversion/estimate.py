@@ -1,8 +1,8 @@
 """
-What a model will need, before anything is downloaded or written: parameters, memory and disk, from its configuration.
+Parameters, memory and disk that a model needs, from its configuration, before anything is downloaded or written.
 
-Left out: activations, which depend on the images, on attention's implementation and on checkpointing; the layers that
-FSDP gathers while they compute; and what CUDA itself takes. Measure those with a few steps.
+Not included: activations, which depend on images, attention implementation and gradient checkpointing; the layers that
+FSDP gathers while they compute; CUDA's own memory. Measure those with a few steps.
 """
 
 import math
@@ -12,8 +12,8 @@ from pathlib import Path
 from transformers import PreTrainedConfig, Qwen2_5_VLConfig
 
 from ..modeling import MetisHomeConfig
-from ..modeling.configuration_metis_home import BRANCH_KINDS, BRANCHES
-from .checkpoint import DENSE, HYBRID, expected_shapes
+from ..modeling.configuration_metis_home import BRANCHES
+from .checkpoint import DENSE, HYBRID, expected_shapes, is_router_only
 from .dense_export import dense_config
 from .hybrid_tensors import hybrid_config
 
@@ -21,8 +21,8 @@ from .hybrid_tensors import hybrid_config
 WEIGHT_BYTES, ROUTER_BYTES = 2, 4  # bf16, fp32
 TRAINED_BYTES = 4 + 4 + 2 * 4  # weight, gradient and the two states of AdamW, all fp32
 FORMULA = (
-    "Training: 16 bytes per trained parameter (fp32 weight 4, gradient 4, AdamW 8; `bf16=True` computes in bf16 and "
-    "stores in fp32), 2 per frozen one (bf16; router 4); FSDP divides all of it by its GPUs. Activations not included."
+    "Training: 16 bytes per trained parameter (fp32 weight 4, gradient 4, AdamW 8; `bf16=True` computes in bf16 but "
+    "stores fp32), 2 per frozen one (bf16; router 4). FSDP divides the total by its GPUs. Activations not included."
 )
 
 
@@ -30,47 +30,45 @@ def estimate_memory(
     model_name_or_path: str | Path, *, gpus: int = 8, tokens: int = 8192, batch: int = 1, **options
 ) -> dict:
     """
-    Parameters, memory and disk of a dense Qwen2.5-VL and of the two-branch models made from it.
+    Estimate parameters, memory and disk of a dense Qwen2.5-VL and of the two-branch models made from it.
 
-    Only the configuration is read; the shapes come from models on the meta device.
+    Reads only the configuration; shapes come from models on the meta device.
 
-    - Weights for inference: 2 bytes per parameter (bf16), 4 in the router (fp32), which is also what a checkpoint in
-      bf16 takes on disk.
-    - KV cache: `2 bytes * (keys + values) * layers * key-value heads * head size * tokens * batch`. Branches share the
-      layers, so it is the dense model's.
-    - Training: 16 bytes per trained parameter: weight, gradient and AdamW's two states in fp32. That is what
-      `TrainingArguments(bf16=True)` keeps, which is autocast over a model in fp32: TRL's trainers load one by default,
-      FSDP makes trained parameters fp32, and PEFT its adapters. The copies in bf16 that autocast makes are gone before
-      all gradients are there, given gradient checkpointing (TRL's default). Frozen parameters: 2 bytes (bf16, as PEFT
-      and FSDP leave them; 4 if a single GPU loads the whole model in fp32), the router 4. Loading everything in bf16
-      would need half, but then small updates of AdamW are rounded away.
-    - FSDP shards parameters, gradients and optimizer states: bytes per GPU are the sum over `gpus`.
+    - Weights for inference, and a bf16 checkpoint on disk: 2 bytes per parameter (bf16), 4 in the router (fp32).
+    - KV cache: `2 bytes * (keys + values) * layers * key-value heads * head size * tokens * batch`, the same for all
+      models, because branches share attention.
+    - Training: 16 bytes per trained parameter: weight, gradient and AdamW's two states in fp32, as with
+      `TrainingArguments(bf16=True)`, which is autocast over an fp32 model (what TRL's trainers load by default; FSDP
+      and PEFT also keep trained parameters in fp32). With gradient checkpointing (TRL's default) autocast's bf16 copies
+      are freed before all gradients exist. Frozen parameters: 2 bytes (bf16, as PEFT and FSDP leave them; 4 if a single
+      GPU loads the whole model in fp32), the router 4. Training in pure bf16 needs half, but rounds AdamW's small
+      updates away.
+    - FSDP shards parameters, gradients and optimizer states: the bytes are divided by `gpus`.
 
     Args:
         model_name_or_path (`str` or `Path`):
-            Folder with a config.json, path of a config.json, or Hub repository; of a dense Qwen2.5-VL, or of a
-            two-branch model.
+            Folder with a config.json, path of a config.json, or Hub repository; dense Qwen2.5-VL or two-branch.
         gpus (`int`, *optional*, defaults to 8):
             GPUs of an FSDP run.
         tokens, batch (`int`, *optional*, default to 8192 and 1):
-            Size of the KV cache: tokens of a row (images, prompt and answer), and rows.
+            Size of the KV cache: tokens per row (images, prompt and answer), and rows.
         options:
-            For a dense source: `branch_kind` (both kinds if not given), `branch_rank`, `branch_projections`,
+            For a dense source: `branch_kind` (by default both kinds), `branch_rank`, `branch_projections`,
             `router_layer` of [`MetisHomeTextConfig`].
 
     Returns:
         `dict`: `model`, `gpus`, `tokens`, `batch`, `low_rank` (the rank of low-rank training) and `models`: `"dense"`,
         `"ffn"`, `"lora"` to
 
-        - `parameters`: `stored`, `branch` (each of the two), `router`, `active` (what one answer uses: shared part, one
+        - `parameters`: `stored`, `branch` (each of the two), `router`, `active` (used by one answer: shared part, one
           branch, router);
         - `inference_bytes`: `weights`, `one_branch` (loaded with `only_branch`), `kv_cache`;
-        - `training_bytes`: `full`, `one_branch` (the rest frozen) and `low_rank` (both branches' low-rank changes and
-          the router: the branches themselves of the `"lora"` kind, PEFT LoRA on the branches of the `"ffn"` kind), each
-          `{"trained": parameters, "one_gpu": bytes, "per_gpu": bytes}`;
+        - `training_bytes`: `full`, `one_branch` (the rest frozen) and `low_rank` (the router and low-rank deltas of
+          both branches: the `"lora"` branches themselves, PEFT LoRA on `"ffn"` branches), each `{"trained": parameters,
+          "one_gpu": bytes, "per_gpu": bytes}`;
         - `checkpoint_bytes`.
 
-        What a dense model has not is None.
+        Entries that do not apply to a dense model are None.
 
     Raises:
         FileNotFoundError: no configuration there.
@@ -90,8 +88,7 @@ def estimate_memory(
         if value < 1:
             raise ValueError(f"`{name}` is {value}, but must be at least 1.")
     configs = _configs(model_name_or_path, {name: value for name, value in options.items() if value is not None})
-    *_, last = configs.values()  # the dense one comes first and has no branches
-    rank = last.text_config.branch_rank
+    rank = list(configs.values())[-1].text_config.branch_rank  # the dense one comes first
     return {
         "model": str(model_name_or_path),
         "gpus": gpus,
@@ -103,29 +100,23 @@ def estimate_memory(
 
 
 def _configs(model_name_or_path: str | Path, options: dict) -> dict[str, PreTrainedConfig]:
-    """The dense model's configuration and those of its two-branch models, by `"dense"`, `"ffn"`, `"lora"`."""
+    """The configurations of the dense model and its two-branch models, by `"dense"`, `"ffn"`, `"lora"`."""
     config = _read_config(model_name_or_path)
     if config.model_type == HYBRID:
         if options:
             raise ValueError(
-                f"{sorted(options)} cannot be chosen: `model_name_or_path` is {str(model_name_or_path)!r}, a "
-                "two-branch model, which has its branches already. Drop them, or pass the dense model."
+                f"`model_name_or_path` is {str(model_name_or_path)!r}, a two-branch model. Drop {sorted(options)}."
             )
-        text = config.text_config
-        if text.router_layer == text.num_hidden_layers:
+        if is_router_only(config):
             raise ValueError(
-                f"`model_name_or_path` is {str(model_name_or_path)!r}, a router alone, which neither answers nor "
-                "trains. Pass the two-branch model that it was exported from, or the dense one."
+                f"`model_name_or_path` is {str(model_name_or_path)!r}, a router export. Pass the model that it is from."
             )
-        return {"dense": dense_config(config), text.branch_kind: config}
+        return {"dense": dense_config(config), config.text_config.branch_kind: config}
     if kind := options.pop("branch_kind", None):
         return {"dense": config, kind: hybrid_config(config, branch_kind=kind, **options)}
-    both = {name: value for name, value in options.items() if name not in ("branch_rank", "branch_projections")}
-    options = {"ffn": both, "lora": options}
-    return {
-        "dense": config,
-        **{kind: hybrid_config(config, branch_kind=kind, **options[kind]) for kind in BRANCH_KINDS},
-    }
+    no_rank = {name: value for name, value in options.items() if name not in ("branch_rank", "branch_projections")}
+    ffn = hybrid_config(config, branch_kind="ffn", **no_rank)
+    return {"dense": config, "ffn": ffn, "lora": hybrid_config(config, branch_kind="lora", **options)}
 
 
 def _read_config(model_name_or_path: str | Path) -> PreTrainedConfig:
@@ -133,14 +124,13 @@ def _read_config(model_name_or_path: str | Path) -> PreTrainedConfig:
         fields, _ = PreTrainedConfig.get_config_dict(str(model_name_or_path))
     except OSError as error:
         raise FileNotFoundError(
-            f"`model_name_or_path` is {str(model_name_or_path)!r}, but no configuration could be read there ({error}). "
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, but no configuration can be read there ({error}). "
             "Pass a folder with a config.json, the path of a config.json, or a Hub repository id."
         ) from error
     classes = {DENSE: Qwen2_5_VLConfig, HYBRID: MetisHomeConfig}
     if (found := fields.get("model_type")) not in classes:
         raise ValueError(
-            f"`model_name_or_path` is {str(model_name_or_path)!r}, whose model_type is {found!r}, but must be one of "
-            f"{list(classes)}: a dense Qwen2.5-VL or a two-branch model."
+            f"`model_name_or_path` is {str(model_name_or_path)!r}, of model_type {found!r}, not one of {list(classes)}."
         )
     return classes[found].from_dict(fields)
 
@@ -150,12 +140,12 @@ def _one_model(config: PreTrainedConfig, rank: int, gpus: int, positions: int) -
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight")
     sizes = {name: prod(shape) for name, shape in shapes.items()}
-    branches = {branch: {name: size for name, size in sizes.items() if f".{branch}." in name} for branch in BRANCHES}
-    # A model saved with `only_branch` holds one.
-    held = [sum(tensors.values()) for tensors in branches.values() if tensors]
-    branch, router = max(held, default=0), sum(size for name, size in sizes.items() if ".router." in name)
-    stored = sum(sizes.values())
-    shared = stored - sum(held) - router
+    matrices = {name for name in sizes if any(f".{branch}." in name for branch in BRANCHES)}
+    held = sum(sizes[name] for name in matrices)
+    # A model saved with `only_branch` holds one of the two.
+    branch = max(sum(sizes[name] for name in matrices if f".{branch}." in name) for branch in BRANCHES)
+    stored, router = sum(sizes.values()), sum(size for name, size in sizes.items() if ".router." in name)
+    shared = stored - held - router
 
     def weights(parameters: int) -> int:
         return WEIGHT_BYTES * parameters + ROUTER_BYTES * router
@@ -164,15 +154,13 @@ def _one_model(config: PreTrainedConfig, rank: int, gpus: int, positions: int) -
         needed = TRAINED_BYTES * trained + WEIGHT_BYTES * kept + ROUTER_BYTES * kept_router
         return {"trained": trained, "one_gpu": needed, "per_gpu": math.ceil(needed / gpus)}
 
-    if not held:
-        one_branch = low_rank = None
-    else:
-        one_branch = training(branch, shared + sum(held) - branch, router)
+    one_branch = low_rank = None
+    if held:
+        one_branch = training(branch, shared + held - branch, router)
         if config.text_config.branch_kind == "lora":
-            low_rank = training(sum(held) + router, shared, 0)
+            low_rank = training(held + router, shared, 0)
         else:
-            matrices = [shapes[name] for tensors in branches.values() for name in tensors]
-            low_rank = training(sum(rank * sum(shape) for shape in matrices) + router, shared + sum(held), 0)
+            low_rank = training(sum(rank * sum(shapes[name]) for name in matrices) + router, shared + held, 0)
     cached = (".self_attn.k_proj.weight", ".self_attn.v_proj.weight")
     per_position = sum(shape[0] for name, shape in shapes.items() if name.endswith(cached))
     return {

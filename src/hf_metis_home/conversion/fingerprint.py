@@ -1,4 +1,4 @@
-"""A short name for the weights of a folder, and whether they are still those that its threshold was calibrated on."""
+"""Fingerprints of a folder's weights and processor, and whether its calibration still belongs to its weights."""
 
 import hashlib
 import json
@@ -7,24 +7,23 @@ from pathlib import Path
 from .checkpoint import open_file, weight_files
 
 
-WHOLE_BYTES = 2**20  # tensors up to this size are read whole
-BLOCK_BYTES, BLOCKS = 4096, 64  # of larger ones, so many blocks at even distances
+WHOLE_BYTES = 2**20  # tensors up to this size are read in full
+BLOCK_BYTES, BLOCKS = 4096, 64  # of larger ones, this many evenly spaced blocks
 PROCESSOR_FILES = (
     "generation_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-AGAIN = "Evaluate the model again and run `metis-home calibrate` on these outcomes."
+AGAIN = "Evaluate the model again and run `metis-home calibrate` on the new outcomes."
 
 
 def weights_fingerprint(folder: str | Path) -> str:
     """
-    SHA-256 over names, types, shapes and a sample of the bytes of all tensors.
+    SHA-256 of the names, dtypes, shapes and a sample of the bytes of all tensors.
 
-    Tensors of up to 1 MiB are read whole, of larger ones the first, the last and 62 blocks of 4 KiB between, at even
-    distances: a training step changes every tensor that it trains nearly everywhere, and a model of 15 GB takes
-    seconds. How the tensors are spread over files does not matter. A change outside the sample is not seen, so this is
-    no protection against forgery.
+    Tensors of up to 1 MiB are read in full, larger ones in 64 evenly spaced blocks of 4 KiB: a training step changes
+    nearly every byte of the tensors it trains, and 15 GB take seconds. How tensors are spread over files does not
+    matter. A change outside the sample goes unnoticed, so this does not protect against forgery.
 
     Args:
         folder (`str` or `Path`):
@@ -62,8 +61,8 @@ def weights_fingerprint(folder: str | Path) -> str:
 
 def processor_fingerprint(folder: str | Path) -> str:
     """
-    SHA-256 over the files beside the weights that decide how a prompt is read and an answer generated: tokenizer, image
-    processor, chat template, generation settings.
+    SHA-256 of the files that decide how prompts are read and answers generated: tokenizer, image processor, chat
+    template, generation settings.
 
     Example:
 
@@ -88,7 +87,7 @@ def _blocks(size: int) -> list[tuple[int, int]]:
 
 def calibration_problem(folder: str | Path) -> str | None:
     """
-    Why the calibration in a folder's configuration holds no more; None where it does, or where there is none.
+    Why the calibration in a folder's configuration is invalid or stale; None if it is valid or there is none.
 
     Example:
 
@@ -105,7 +104,7 @@ def calibration_problem(folder: str | Path) -> str | None:
     if calibration is None:
         return None
     if not isinstance(calibration, dict) or not {"threshold", "weights"} <= calibration.keys():
-        return f"`calibration` in config.json is no record of `metis-home calibrate`. {AGAIN}"
+        return f"`calibration` in config.json was not written by `metis-home calibrate`. {AGAIN}"
     if config.get("thinking_threshold") != calibration["threshold"]:
         return (
             f"The calibration is stale: it is for the threshold {calibration['threshold']}, but `thinking_threshold` "

@@ -1,4 +1,4 @@
-"""What a two-branch model is made of: its configuration and its tensors, none of them read yet."""
+"""The configuration and the tensors of a two-branch model, from those of its sources; no tensor is read yet."""
 
 import torch
 from transformers import Qwen2_5_VLConfig
@@ -6,12 +6,14 @@ from transformers import Qwen2_5_VLConfig
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import MetisHomeRouter
-from .adapters import Adapter, check_adapter, low_rank_tensors, merged
+from .adapters import Adapter, check_adapter
 from .checkpoint import LazyTensor, is_branch_tensor
+from .low_rank import add_delta, low_rank_tensors
+from .router_export import ROUTER
 
 
 SHARED_FROM = ("base", "thinking", "mean")
-# What the weights do not show.
+# Settings that change what the same weights compute.
 CONSTANTS = {
     "text_config": (
         "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "layer_types", "rope_parameters"
@@ -27,7 +29,7 @@ OPTIONS = (
 
 
 def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
-    """The two-branch configuration of a dense one. An error for options that are not a two-branch model's."""
+    """The two-branch configuration of a dense one. Raises an error for unknown options."""
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"Unknown options {unknown}; a two-branch model takes {list(OPTIONS)}.")
     options = {name: value for name, value in options.items() if value is not None}
@@ -39,13 +41,10 @@ def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
     config = MetisHomeConfig(**fields)
     text = config.text_config
     if text.router_layer == text.num_hidden_layers:
-        raise ValueError(
-            f"`router_layer` is {text.router_layer}, the number of decoder layers, which leaves none for the branches. "
-            "Choose a smaller one."
-        )
-    if text.branch_kind == "ffn":
-        if unused := sorted(name for name in ("branch_rank", "branch_alpha", "branch_projections") if name in options):
-            raise ValueError(f"{unused} have no effect with `branch_kind='ffn'`. Drop them, or choose 'lora'.")
+        raise ValueError(f"`router_layer` is {text.router_layer}, which leaves no layer for the branches. Lower it.")
+    unused = sorted(options.keys() & {"branch_rank", "branch_alpha", "branch_projections"})
+    if unused and text.branch_kind == "ffn":
+        raise ValueError(f"{unused} have no effect with `branch_kind='ffn'`. Drop them, or choose 'lora'.")
     return config
 
 
@@ -63,9 +62,14 @@ def hybrid_tensors(
 
     Args:
         sources (`dict[str, dict[str, LazyTensor]]`):
-            Checked tensors of `dense_model` and, where given, `thinking_model` and `non_thinking_model`.
+            Checked tensors of `dense_model` and, if given, `thinking_model` and `non_thinking_model`.
         adapters (`dict[str, Adapter]`, *optional*):
             By branch.
+        shared_from, dtype, seed:
+            As in [`upcycle_checkpoint`].
+
+    Raises:
+        ValueError: sources that do not fit each other or the options.
     """
     text, adapters = config.text_config, adapters or {}
     dense = sources["dense_model"]
@@ -73,6 +77,7 @@ def hybrid_tensors(
     for branch, adapter in adapters.items():
         check_adapter(adapter, f"{branch}_adapter", dense, text)
 
+    deltas = {branch: adapter.deltas for branch, adapter in adapters.items()}
     tensors = {}
     for name in dense:
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -82,16 +87,15 @@ def hybrid_tensors(
             continue
         for branch in BRANCHES:
             source = sources.get(f"{branch}_model", dense)[name]
-            if branch in adapters:
-                source = merged(name, source, adapters[branch])
+            source = add_delta(source, deltas.get(branch, {}).get(name.removesuffix(".weight")))
             tensors[name.replace(".mlp.", f".mlp.{branch}.")] = source.to(dtype)
     if text.branch_kind == "lora":
-        tensors |= low_rank_tensors(dense, text, adapters, dtype, seed)
+        tensors |= low_rank_tensors(dense, text, deltas, dtype, seed)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         router = MetisHomeRouter(text).state_dict()
-    return tensors | {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
+    return tensors | {f"{ROUTER}{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
 
 
 def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str, shared_from: str) -> None:
@@ -100,53 +104,48 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
     own = [f"{branch}_model" for branch in BRANCHES if f"{branch}_model" in sources]
     if own and branch_kind == "lora":
         raise ValueError(
-            f"`{own[0]}` gives whole feed-forward networks, which `branch_kind='lora'` cannot hold. Choose 'ffn', or "
-            f"turn the difference into an adapter and pass it as `{own[0].replace('_model', '_adapter')}`."
+            f"`{own[0]}` gives a whole feed-forward network, which `branch_kind='lora'` cannot hold. Use 'ffn', or turn"
+            f" the difference into an adapter and pass it as `{own[0].replace('_model', '_adapter')}`."
         )
     for branch in adapters:
         if f"{branch}_model" in sources:
             raise ValueError(f"`{branch}_model` and `{branch}_adapter` both give the {branch} branch. Pass one.")
     if adapters and shared_from != "base":
         raise ValueError(
-            f"`shared_from` is {shared_from!r}, but adapters belong to the weights of the dense model. Use 'base'."
+            f"`shared_from` is {shared_from!r}, but adapters only fit the weights of the dense model. Use 'base'."
         )
     if shared_from == "thinking" and "thinking_model" not in sources:
-        raise ValueError("`shared_from` is 'thinking', but there is no `thinking_model`. Pass one, or use 'base'.")
+        raise ValueError("`shared_from` is 'thinking', but `thinking_model` is not given. Pass one, or use 'base'.")
     if shared_from == "mean" and not own:
         raise ValueError(
-            "`shared_from` is 'mean', but neither `thinking_model` nor `non_thinking_model` is given, so there is "
-            "nothing to average. Pass one, or use 'base'."
+            "`shared_from` is 'mean', but there is no `thinking_model` or `non_thinking_model`. Pass one, or 'base'."
         )
     dense = sources["dense_model"]
     for argument in own:
         for name in [*dense, *sources[argument]]:
             if name == "lm_head.weight":
-                continue  # stored or not where it is tied
+                continue  # optional if tied
             found, wanted = (s[name].shape if name in s else "absent" for s in (sources[argument], dense))
             if found != wanted:
                 raise ValueError(
-                    f"`{argument}` and the dense model disagree in {name}: {found} against {wanted}. All sources must "
-                    "have the same sizes."
+                    f"`{argument}` and the dense model disagree on {name}: {found} against {wanted}. Sizes must match."
                 )
-    if "lm_head.weight" in dense and any("lm_head.weight" not in sources[argument] for argument in own):
-        if shared_from != "base":
-            raise ValueError(
-                "The sources disagree on whether the head is tied to the embeddings. Use `shared_from='base'`."
-            )
+    tied = any("lm_head.weight" not in sources[argument] for argument in own)
+    if shared_from != "base" and "lm_head.weight" in dense and tied:
+        raise ValueError("The sources disagree on tying the head to the embeddings. Use `shared_from='base'`.")
 
 
 def check_configs(configs: dict[str, Qwen2_5_VLConfig]) -> None:
-    """An error where sources compute differently with weights of equal shapes: a branch has no constants of its own."""
-    dense, *others = configs
-    for argument in others:
-        for part, fields in CONSTANTS.items():
-            for field in fields:
-                values = [getattr(getattr(configs[name], part), field) for name in (dense, argument)]
-                if values[0] != values[1]:
-                    raise ValueError(
-                        f"`{argument}` has {field}={values[1]!r} in its {part}, but the dense model {values[0]!r}: the "
-                        "branches of one model cannot differ there. Take sources of the same family."
-                    )
+    """Raise an error if sources compute differently with equal weights, which branches of one model cannot."""
+    dense = next(iter(configs.values()))
+    for argument, config in configs.items():
+        for part, field in ((part, field) for part, fields in CONSTANTS.items() for field in fields):
+            found, needed = getattr(getattr(config, part), field), getattr(getattr(dense, part), field)
+            if found != needed:
+                raise ValueError(
+                    f"`{argument}` has {field}={found!r} in its {part}, but the dense model has {needed!r}."
+                    " Use sources of one family."
+                )
 
 
 def _shared(name: str, sources: dict[str, dict[str, LazyTensor]], shared_from: str) -> LazyTensor:

@@ -1,8 +1,8 @@
 """
-What the model must know of its processor: where an answer begins, and how an answer of either branch opens.
+Token ids that the model needs from its processor, and `enable_thinking` in the processor's chat template.
 
-`enable_thinking` is the ecosystem's word for choosing a mode in the chat template. Unset, the template renders exactly
-what the source model's renders; set, it adds the first tokens that all training answers of that mode share.
+`enable_thinking` is the ecosystem's name for choosing a mode in the template. Unset, the template renders exactly what
+the source model's does; set, it also opens the answer with the first tokens of all training answers of that mode.
 """
 
 import json
@@ -13,7 +13,7 @@ from ..answers import AnswerFormat, closing_token_ids, opening_text, opening_tok
 
 logger = logging.getLogger(__name__)
 
-# How the templates of the Qwen family end. Whatever stands before stays as it is.
+# How templates of the Qwen family end. Everything before it is kept.
 SOURCE_ENDING = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 ENDING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
@@ -25,11 +25,11 @@ ENDING = (
 
 def prepare_processor(processor, config) -> None:
     """
-    Teach a processor's chat template `enable_thinking`, and a configuration the processor's token ids. Both in place.
+    Add `enable_thinking` to a processor's chat template, and the processor's token ids to a configuration, in place.
 
     Args:
         processor ([`~transformers.Qwen2_5_VLProcessor`]):
-            The source model's processor. A template whose end is not known is kept, with a warning.
+            The source model's processor. A template with an unknown ending is kept, with a warning.
         config ([`MetisHomeConfig`]):
             Gets `answer_format` (the default, if it has none), and for that format `assistant_header_ids`,
             `end_of_turn_id`, `thinking_opening_ids`, `non_thinking_opening_ids` and `thinking_closing_ids`.
@@ -54,6 +54,6 @@ def prepare_processor(processor, config) -> None:
         processor.chat_template = template.rstrip().removesuffix(SOURCE_ENDING) + ending
     elif "enable_thinking" not in template:
         logger.warning(
-            "The processor's chat template does not end like Qwen's, so it is kept as it is: `enable_thinking` is not "
-            "available. Force a branch with `generate(thinking=True)` or `False`."
+            "The processor's chat template does not end like Qwen's, so it is unchanged and has no `enable_thinking`. "
+            "Force a branch with `generate(thinking=True)` or `False`."
         )

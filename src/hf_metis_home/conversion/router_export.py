@@ -1,21 +1,22 @@
-"""The router with what it reads through (vision tower, embeddings, the shared layers), as a model of its own."""
+"""The router with what it reads through (vision tower, embeddings, shared layers) as a model of its own."""
 
 import copy
-from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import AutoProcessor
+import torch
 
-from ..modeling import MetisHomeConfig
-from .checkpoint import Checkpoint
-from .hub_folder import write_model_files
-from .tensor_writer import check_space, shard_limit, write_shards
+from ..modeling import MetisHomeConfig, MetisHomeModel
+from .checkpoint import Checkpoint, LazyTensor
+from .hub_folder import write_hybrid
+
+
+ROUTER = "model.language_model.router."
 
 
 def router_config(config: MetisHomeConfig) -> MetisHomeConfig:
     """The configuration of a two-branch model cut to its shared layers."""
     config = copy.deepcopy(config)
-    config.calibration = None  # is about answers, which a router alone has not
+    config.calibration = None  # is about answers, which a router does not give
     text = config.text_config
     text.num_hidden_layers = text.router_layer
     text.layer_types = text.layer_types[: text.router_layer]
@@ -23,21 +24,31 @@ def router_config(config: MetisHomeConfig) -> MetisHomeConfig:
     return config
 
 
-def router_tensor_names(names: Iterable[str], config: MetisHomeConfig) -> list[str]:
-    """Of the tensors of a two-branch model, those that its router needs."""
+def router_tensors(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> dict[str, LazyTensor]:
+    """Those tensors of a two-branch model that its router needs."""
     layers = tuple(f".language_model.layers.{layer}." for layer in range(config.text_config.router_layer))
-    return [
-        name
-        for name in names
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
         if name != "lm_head.weight"
         and (".language_model.layers." not in name or any(layer in name for layer in layers))
-    ]
+    }
 
 
-def write_router(hybrid: Checkpoint, staging: Path) -> None:
-    """The router with what it reads through, in a folder."""
-    tensors = {name: hybrid.tensors[name] for name in router_tensor_names(hybrid.tensors, hybrid.config)}
-    check_space(staging.parent, sum(tensor.nbytes for tensor in tensors.values()))
-    write_shards(staging, tensors, shard_limit(hybrid.files))
-    write_model_files(staging, router_config(hybrid.config), hybrid.config.dtype)
-    AutoProcessor.from_pretrained(hybrid.folder).save_pretrained(staging)
+def load_router(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> MetisHomeModel:
+    """Load the router and what it reads through, nothing else, in the dtype of the model's weights."""
+    state = {name.removeprefix("model."): tensor.read() for name, tensor in router_tensors(tensors, config).items()}
+    dtype = tensors["model.language_model.norm.weight"].dtype
+    model = MetisHomeModel.from_pretrained(None, config=router_config(config), state_dict=state, dtype=dtype)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def stored_router(model: MetisHomeModel) -> dict[str, LazyTensor]:
+    """The router's own tensors by their names in a checkpoint."""
+    state = model.language_model.router.state_dict()
+    return {f"{ROUTER}{name}": LazyTensor.of(tensor.cpu()) for name, tensor in state.items()}
+
+
+def write_router(hybrid: Checkpoint, folder: Path) -> None:
+    """Write the router with what it reads through."""
+    write_hybrid(folder, router_tensors(hybrid.tensors, hybrid.config), router_config(hybrid.config), hybrid)

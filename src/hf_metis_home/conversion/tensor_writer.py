@@ -1,4 +1,4 @@
-"""Writing tensors that are read one after another: never more than one of them in memory."""
+"""Writes safetensors files from tensors that are read one at a time: memory never holds more than one of them."""
 
 import json
 import shutil
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import DTYPES, INDEX, LazyTensor
+from .._progress import progress
+from .checkpoint import DTYPES, INDEX, SINGLE, LazyTensor
 
 
 SHARD_BYTES = 5 * 10**9
@@ -16,36 +17,35 @@ PIECE_BYTES = 2**20
 TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def shard_limit(inputs: list[Path]) -> int:
-    """
-    Bytes of an output shard: the largest input's, so that whoever could fetch and load that can do so with the output,
-    but not less than is worth a file of its own.
-    """
-    return min(SHARD_BYTES, max(SMALL_BYTES, *(path.stat().st_size for path in inputs)))
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """An error where the disk of `folder`, or of its first parent that exists, has not `needed` bytes to give."""
+def check_space(folder: Path, tensors: dict[str, LazyTensor]) -> None:
+    """Raise an error if the disk of `folder`, or of its first parent that exists, has no room for the tensors."""
+    needed = sum(tensor.nbytes for tensor in tensors.values())
     folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"`output_dir` needs {needed / 1e6:.1f} MB, but the disk of {str(folder)!r} has {free / 1e6:.1f} MB free. "
-            "Free some space or choose another disk; nothing was written."
+            f"`output_dir` needs {needed / 1e6:.1f} MB, but its disk has {free / 1e6:.1f} MB free. Choose another disk."
         )
 
 
-def write_shards(folder: Path, tensors: dict[str, LazyTensor], shard_bytes: int) -> list[Path]:
+def shard_limit(sources: list[Path]) -> int:
     """
-    Write `model.safetensors`, or several files of at most `shard_bytes` and their index, as `save_pretrained` does.
-
-    Shows a progress bar on a terminal.
+    Bytes of an output shard: those of the largest source file, so that whoever could fetch and load that can do the
+    same with the output, but between 300 MB and 5 GB.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    return min(SHARD_BYTES, max(SMALL_BYTES, *(path.stat().st_size for path in sources)))
 
+
+def write_shards(folder: Path, tensors: dict[str, LazyTensor], shard_bytes: int) -> None:
+    """
+    Write `model.safetensors`, or shards of at most `shard_bytes` and their index, as `save_pretrained` does.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    check_space(folder, tensors)
     shards, size = [{}], 0
     for name, tensor in tensors.items():
         if shards[-1] and size + tensor.nbytes > shard_bytes:
@@ -55,26 +55,23 @@ def write_shards(folder: Path, tensors: dict[str, LazyTensor], shard_bytes: int)
         size += tensor.nbytes
     total = sum(tensor.nbytes for tensor in tensors.values())
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    names = names if len(shards) > 1 else ["model.safetensors"]
-    console = Console(stderr=True)
-    columns = (TextColumn("Writing weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=total)
+    names = names if len(shards) > 1 else [SINGLE]
+    with progress("Writing weights", total, "bytes") as advance:
         for name, shard in zip(names, shards, strict=True):
-            _write(folder / name, shard, lambda count: progress.advance(task, count))
+            _write(folder / name, shard, advance)
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return [folder / name for name in names]
 
 
 def _write(path: Path, tensors: dict[str, LazyTensor], advance: Callable[[int], None]) -> None:
     """
-    A safetensors file, whose tensors are not all held at once as `safetensors.torch.save_file` holds them. What stands
-    in another file as it is, is copied from there in pieces, which is faster than reading it through a map.
+    Write one safetensors file, one tensor at a time; `safetensors.torch.save_file` needs all of them in memory.
+
+    Tensors that another file stores unchanged are copied from there in pieces, which is faster than mapping them.
     """
-    # Larger types first, as safetensors orders them, so that every tensor begins at a multiple of its type's size.
+    # Larger dtypes first, as safetensors orders them, so that every tensor starts at a multiple of its item size.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -100,12 +97,12 @@ def _copy(source: Path, begin: int, count: int, file) -> None:
         while count:
             read = stored.readinto(piece[:count])
             if not read:
-                raise OSError(f"{str(source)!r} was made shorter while it was read.")
+                raise OSError(f"{str(source)!r} became shorter while it was read.")
             _write_all(file, piece[:read])
             count -= read
 
 
 def _write_all(file, content) -> None:
     content = memoryview(content)
-    while content.nbytes:  # a full disk takes a part before it refuses the rest
+    while content.nbytes:  # a full disk accepts part of the data before it refuses the rest
         content = content[file.write(content) :]

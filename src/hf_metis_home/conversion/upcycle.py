@@ -3,27 +3,25 @@ Upcycling: a dense Qwen2.5-VL becomes a two-branch model whose branches equal th
 on Stage-SFT: both experts start from the RL-trained dense model).
 """
 
-import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import torch
-import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
-from .. import __version__
 from .._folders import check_output_dir, staged_folder
-from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
+from .._versions import versions
+from ..modeling import MetisHomeForConditionalGeneration
 from .adapters import branch_options, read_adapter
-from .checkpoint import LazyTensor, check_tensors, open_checkpoint
-from .hub_folder import copy_generation_config, local_sources, write_around, write_model_files
+from .checkpoint import LazyTensor, check_tensors, open_checkpoint, sha256_of
+from .hub_folder import local_sources, write_hybrid, write_record
 from .hybrid_tensors import check_configs, hybrid_config, hybrid_tensors
 from .processor import prepare_processor
-from .router_export import router_config, router_tensor_names
-from .router_start import check_examples, initialise_router
-from .tensor_writer import check_space, shard_limit, write_shards
+from .router_examples import check_examples, initialise_router
+from .router_export import load_router, stored_router
+from .tensor_writer import check_space
 
 
 logger = logging.getLogger(__name__)
@@ -40,18 +38,18 @@ def upcycle(
     **options,
 ) -> MetisHomeForConditionalGeneration:
     """
-    Two branches from a dense model in memory. The result shares no memory with its sources.
+    Make a two-branch model from a dense model in memory. The result shares no memory with its sources.
 
     Args:
         dense_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`]):
-            Gives the shared weights, and both branches unless they have a source of their own.
+            Provides the shared weights, and those of a branch without a source of its own.
         processor ([`~transformers.Qwen2_5_VLProcessor`], *optional*):
-            Changed in place: its chat template learns `enable_thinking`, and the configuration learns its token ids.
+            Changed in place: its chat template gets `enable_thinking`, and the configuration gets its token ids.
         thinking_model, non_thinking_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`], *optional*):
-            Give the feed-forward weights of that branch (`branch_kind="ffn"`). Their shapes must be the dense model's.
+            Provides the feed-forward weights of that branch (`branch_kind="ffn"`), in the shapes of the dense model.
         shared_from (`str`, *optional*, defaults to `"base"`):
-            What gives the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
-            average of what the two branches come from.
+            Source of the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
+            average of the sources of both branches.
         seed (`int`, *optional*, defaults to 0):
             Seed of the initial weights of the router and of low-rank branches.
         options:
@@ -59,13 +57,13 @@ def upcycle(
             `router_hidden_size` of [`MetisHomeTextConfig`].
 
     Returns:
-        [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. Where the shared weights are
-        those of its source, a branch computes what its source computes; the router is untrained and gives every query
-        probability 0.5.
+        [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. A branch computes what its
+        source computes if both have the same shared weights. The router is untrained: every query gets probability
+        0.5.
 
     Raises:
-        ValueError: a source that is not a dense Qwen2.5-VL, sources whose shapes differ, an option that is unknown or
-            that contradicts another.
+        ValueError: a source is not a dense Qwen2.5-VL, sources have different shapes, an option is unknown or
+            contradicts another.
 
     Example:
 
@@ -79,29 +77,27 @@ def upcycle(
     ```
     """
     models = {"dense_model": dense_model, "thinking_model": thinking_model, "non_thinking_model": non_thinking_model}
+    models = {argument: model for argument, model in models.items() if model is not None}
     sources = {}
     for argument, model in models.items():
-        if model is None:
-            continue
         if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.config.model_type != "qwen2_5_vl":
             raise ValueError(
-                f"`{argument}` is a {type(model).__name__}, but only a dense Qwen2_5_VLForConditionalGeneration can be "
-                "upcycled."
+                f"`{argument}` is a {type(model).__name__}, but must be a dense Qwen2_5_VLForConditionalGeneration."
             )
         state = model.state_dict()
         check_tensors(state, model.config, argument, f"a {type(model).__name__} in memory")
         sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
     config = hybrid_config(dense_model.config, **options)
     tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
-    check_configs({argument: models[argument].config for argument in sources})
+    check_configs({argument: model.config for argument, model in models.items()})
     state = {name: tensor.read().clone() for name, tensor in tensors.items()}
     model, info = MetisHomeForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
-        raise RuntimeError(f"The two-branch model did not take its weights, which is a bug in the conversion: {wrong}.")
-    model.config._name_or_path = dense_model.config._name_or_path  # from_pretrained(None) leaves the text "None"
+        raise RuntimeError(f"The two-branch model did not load its weights, which is a bug in the conversion: {wrong}.")
+    model.config._name_or_path = dense_model.config._name_or_path  # `from_pretrained(None)` sets it to "None"
     model.generation_config = GenerationConfig.from_dict(dense_model.generation_config.to_dict())
     if processor is not None:
         prepare_processor(processor, model.config)
@@ -124,9 +120,9 @@ def upcycle_checkpoint(
     **options,
 ) -> Path:
     """
-    Two branches from checkpoint folders or Hub repositories, written as a complete Hub folder.
+    Make a two-branch model from checkpoint folders or Hub repositories, as a complete Hub folder.
 
-    Tensors go from file to file one at a time, so this needs the memory of a tensor and not that of a model.
+    Tensors are read and written one at a time, so this needs memory for one tensor, not for a model.
 
     Args:
         model_name_or_path (`str` or `Path`):
@@ -134,18 +130,18 @@ def upcycle_checkpoint(
         output_dir (`str` or `Path`):
             Folder to write. Must not exist, or be empty. It appears only when it is complete.
         thinking_model, non_thinking_model (`str` or `Path`, *optional*):
-            Checkpoints that give the feed-forward weights of that branch (`branch_kind="ffn"`).
+            Checkpoint that provides the feed-forward weights of that branch (`branch_kind="ffn"`).
         thinking_adapter, non_thinking_adapter (`str` or `Path`, *optional*):
-            PEFT LoRA adapters over the dense model, which become the low-rank change of that branch
-            (`branch_kind="lora"`, which they make the default) or are merged into it (`branch_kind="ffn"`).
+            PEFT LoRA adapter over the dense model. It becomes the low-rank delta of that branch (`branch_kind="lora"`,
+            then the default) or is merged into it (`branch_kind="ffn"`).
         shared_from (`str`, *optional*, defaults to `"base"`):
-            What gives the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
-            average of what the two branches come from.
+            Source of the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
+            average of the sources of both branches.
         dtype (`str`, *optional*):
             `"float32"`, `"bfloat16"` or `"float16"`; by default every tensor keeps its own.
         router_examples (`list[dict]`, *optional*):
-            Rows with `prompt`, `images` and `thinking`, from which the router takes its first weights, as
-            [`initialise_router`] does. Holds the vision tower, the embeddings and the shared layers in memory.
+            Rows with `prompt`, `images` and `thinking` for [`initialise_router`]. Loads the vision tower, the
+            embeddings and the shared layers.
         seed (`int`, *optional*, defaults to 0):
             Seed of the initial weights of the router and of low-rank branches.
         command (`str`, *optional*):
@@ -155,20 +151,23 @@ def upcycle_checkpoint(
             `router_hidden_size` of [`MetisHomeTextConfig`].
 
     Returns:
-        `Path`: the folder. Beside the model it holds `upcycle.json`: what made it, with the SHA-256 of every input.
+        `Path`: the folder. Its `upcycle.json` records the arguments, the versions and the SHA-256 of every input.
 
     Raises:
         FileExistsError: `output_dir` has content.
         FileNotFoundError: a source is missing or has no safetensors.
-        OSError: the disk has not enough room, or cannot be written.
-        ValueError: another architecture, tensors that are missing, extra or of another shape, sources that disagree,
-            an adapter that does not fit, an option that is unknown or that contradicts another.
+        OSError: the disk has too little room, or cannot be written.
+        ValueError: another architecture; tensors that are missing, unexpected or of another shape; sources that
+            disagree; an adapter that does not fit; an option that is unknown or contradicts another.
     """
     output_dir = check_output_dir(output_dir)
     if router_examples is not None:
         check_examples(router_examples)
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` is {dtype!r}, but must be 'float32', 'bfloat16' or 'float16'.")
+    torch_dtype = getattr(torch, dtype) if dtype else None
+
+    # Open and check all sources; nothing is read yet.
     given = {
         "model_name_or_path": model_name_or_path,
         "thinking_model": thinking_model,
@@ -180,39 +179,39 @@ def upcycle_checkpoint(
     embeddings = dense.tensors["model.language_model.embed_tokens.weight"]
     if dense.config.tie_word_embeddings and stored_head and not torch.equal(stored_head.read(), embeddings.read()):
         logger.warning(
-            "`model_name_or_path` is %r, whose lm_head.weight is not its embeddings although its configuration ties "
-            "them. transformers does not use it, and it is left out.",
+            "`model_name_or_path` is %r, whose lm_head.weight differs from its embeddings although its configuration "
+            "ties them. transformers ignores it, so it is left out.",
             str(model_name_or_path),
         )
-    paths = {"thinking": thinking_adapter, "non_thinking": non_thinking_adapter}
+    paths = {"thinking_adapter": thinking_adapter, "non_thinking_adapter": non_thinking_adapter}
     adapters = {
-        branch: read_adapter(path, f"{branch}_adapter", str(model_name_or_path))
-        for branch, path in paths.items()
+        argument.removesuffix("_adapter"): read_adapter(path, argument, str(model_name_or_path))
+        for argument, path in paths.items()
         if path is not None
     }
+
+    # Plan the hybrid.
     options = branch_options(adapters, options)
     config = hybrid_config(dense.config, **options)
     sources = {name.replace("model_name_or_path", "dense_model"): c.tensors for name, c in checkpoints.items()}
-    tensors = hybrid_tensors(
-        sources, config, adapters, shared_from=shared_from, dtype=getattr(torch, dtype) if dtype else None, seed=seed
-    )
+    tensors = hybrid_tensors(sources, config, adapters, shared_from=shared_from, dtype=torch_dtype, seed=seed)
     check_configs({name: checkpoint.config for name, checkpoint in checkpoints.items()})
-    check_space(output_dir, sum(tensor.nbytes for tensor in tensors.values()))
+    check_space(output_dir, tensors)
+    config.dtype = torch_dtype or dense.config.dtype or tensors["model.language_model.norm.weight"].dtype
     processor = AutoProcessor.from_pretrained(dense.folder)
     prepare_processor(processor, config)
     if router_examples is not None:
-        tensors |= _router_from(router_examples, tensors, config, processor)
+        router = load_router(tensors, config)
+        initialise_router(router, processor, router_examples)
+        tensors |= stored_router(router)
 
+    # Write it, and hash the inputs meanwhile.
     with staged_folder(output_dir) as staging, ThreadPoolExecutor(1) as background:
-        hashes = {name: background.submit(checkpoint.sha256) for name, checkpoint in checkpoints.items()}
-        write_shards(staging, tensors, shard_limit(dense.files))
-        stored = tensors["model.language_model.norm.weight"].dtype
-        write_model_files(staging, config, (getattr(torch, dtype) if dtype else dense.config.dtype) or stored)
-        copy_generation_config(dense.folder, staging)
+        hashes = {name: background.submit(sha256_of, checkpoint.files) for name, checkpoint in checkpoints.items()}
+        write_hybrid(staging, tensors, config, dense, processor)
         record = {
             "command": command,
-            **{name: None if source is None else str(source) for name, source in given.items()},
-            **{f"{branch}_adapter": None if path is None else str(path) for branch, path in paths.items()},
+            **{name: None if source is None else str(source) for name, source in (given | paths).items()},
             **{"shared_from": shared_from, "dtype": dtype, "seed": seed, **options},
             "router_examples": None if router_examples is None else len(router_examples),
             "local_sources": local_sources(*given.values(), *paths.values()),
@@ -220,27 +219,9 @@ def upcycle_checkpoint(
             "stored_head": stored_head is not None,
             "sha256": {
                 **{name: future.result() for name, future in hashes.items()},
-                **{f"{branch}_adapter": adapter.sha256() for branch, adapter in adapters.items()},
+                **{f"{branch}_adapter": sha256_of([adapter.path]) for branch, adapter in adapters.items()},
             },
-            "versions": {
-                "hf-metis-home": __version__,
-                "transformers": transformers.__version__,
-                "torch": torch.__version__,
-            },
+            "versions": versions(),
         }
-        write_around(staging, processor, {"upcycle.json": json.dumps(record, indent=2) + "\n"})
+        write_record(staging, "upcycle.json", record)
     return output_dir
-
-
-def _router_from(
-    examples: list[dict], tensors: dict[str, LazyTensor], config: MetisHomeConfig, processor
-) -> dict[str, LazyTensor]:
-    """The router's tensors after it has seen examples, in a model that holds nothing beyond it."""
-    alone = router_config(config)
-    names = router_tensor_names(tensors, config)
-    state = {name.removeprefix("model."): tensors[name].read() for name in names}
-    dtype = tensors["model.language_model.norm.weight"].dtype
-    model = MetisHomeModel.from_pretrained(None, config=alone, state_dict=state, dtype=dtype).eval()
-    initialise_router(model, processor, examples)
-    router = model.language_model.router.state_dict()
-    return {f"model.language_model.router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}

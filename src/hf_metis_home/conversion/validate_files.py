@@ -1,4 +1,4 @@
-"""Checks of what stands in a two-branch folder beside its weights: code, processor and card."""
+"""Checks of the other files in a two-branch folder: code, processor and card."""
 
 import ast
 import copy
@@ -11,7 +11,7 @@ from transformers import AutoProcessor
 
 from .. import modeling
 from ..modeling.configuration_metis_home import AUTO_MAP
-from .checkpoint import some
+from .checkpoint import is_router_only, some
 from .processor import prepare_processor
 from .validate_weights import AGAIN, Folder
 
@@ -24,30 +24,27 @@ TOKEN_FIELDS = (
 
 
 def check_code(folder: Folder) -> str:
-    # The class fills in a missing map, the file is what other programs read.
+    # From the file, which is what other programs read; the class fills in a missing map.
     auto_map = json.loads((folder.path / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
-    needed = {name for name in AUTO_MAP if not folder.is_router_alone or name != "AutoModelForImageTextToText"}
+    needed = {name for name in AUTO_MAP if not is_router_only(folder.config) or name != "AutoModelForImageTextToText"}
     if missing := sorted(needed - auto_map.keys()):
-        raise ValueError(f"`auto_map` in config.json lacks {missing}, so that `trust_remote_code` cannot work. {AGAIN}")
+        raise ValueError(f"`auto_map` in config.json lacks {missing}, which `trust_remote_code` needs. {AGAIN}")
     modules = {}
     for reference in auto_map.values():
         module, _, name = reference.rpartition(".")
         if "--" in module:
             raise ValueError(
-                f"`auto_map` in config.json points to another repository ({reference}). Save the model again where "
-                "this package is installed, which puts the code beside it."
+                f"`auto_map` in config.json points to another repository ({reference}). Save the model again."
             )
         _read_module(folder.path, module, modules)
         if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:
             raise ValueError(f"`auto_map` in config.json names {reference}, but {module}.py has no such class. {AGAIN}")
     other = [path.name for path in sorted(folder.path / f"{module}.py" for module in modules) if not _is_ours(path)]
-    return f"{len(modules)} files, " + (
-        f"not this package's version: {', '.join(other)}" if other else "this package's"
-    )
+    return f"{len(modules)} files, this package's" + (f" except {', '.join(other)}" if other else "")
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """Python files in a folder that are not this package's to the last byte. Without any, to run it is to run us."""
+    """Python files in a folder that differ from this package's. If there are none, the folder's code is ours."""
     return [path.name for path in sorted(folder.glob("*.py")) if not _is_ours(path)]
 
 
@@ -57,12 +54,12 @@ def _is_ours(path: Path) -> bool:
 
 
 def _read_module(folder: Path, module: str, modules: dict[str, ast.Module]) -> None:
-    """Parse a module and the siblings that it imports into `modules`. An error where a user could not load it."""
+    """Parse a module and the siblings it imports into `modules`. Raises an error if a user could not load it."""
     if module in modules:
         return
     path = folder / f"{module}.py"
     if not path.is_file():
-        raise ValueError(f"{path.name} is missing, without which `trust_remote_code` cannot work. {AGAIN}")
+        raise ValueError(f"{path.name} is missing, which `trust_remote_code` needs. {AGAIN}")
     try:
         modules[module] = tree = ast.parse(path.read_bytes(), path.name)
     except (SyntaxError, ValueError) as error:
@@ -77,20 +74,20 @@ def _read_module(folder: Path, module: str, modules: dict[str, ast.Module]) -> N
             foreign.append("." * node.level + (node.module or ""))
     if foreign:
         raise ValueError(
-            f"{path.name} imports {some(foreign)}, but a user has the standard library, torch, transformers and `from "
-            ".sibling import Name` alone. Use those, or save the model again with the package's own code."
+            f"{path.name} imports {some(foreign)}, but may only import the standard library, torch, transformers and "
+            "siblings (`from .sibling import Name`). Save the model again with the package's own code."
         )
 
 
 def check_processor(folder: Folder) -> str:
     try:
-        # False, not unset: unset asks on a terminal whether code of the folder may run.
+        # False, not unset: unset asks on a terminal whether the folder's code may run.
         folder.processor = AutoProcessor.from_pretrained(folder.path, trust_remote_code=False)
         folder.processor.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-    except Exception as error:  # whatever transformers makes of missing or damaged files
+    except Exception as error:  # missing or damaged files raise all kinds
         raise ValueError(
-            f"The processor cannot be loaded or has no chat template ({type(error).__name__}: {error}). Save the "
-            "source model's into the folder, with `AutoProcessor.from_pretrained(source).save_pretrained(folder)`."
+            f"The processor cannot be loaded or has no chat template ({type(error).__name__}: {error}). Copy the "
+            "source model's with `AutoProcessor.from_pretrained(source).save_pretrained(folder)`."
         ) from error
     return f"{type(folder.processor).__name__}, {len(folder.processor.tokenizer)} tokens"
 
@@ -106,22 +103,20 @@ def check_token_ids(folder: Folder) -> str:
     ]
     if wrong:
         raise ValueError(
-            "; ".join(wrong) + ". Put the processor of this model into the folder, or write the ids with "
+            "; ".join(wrong) + ". Put this model's processor into the folder, or set the ids with "
             "`hf_metis_home.conversion.prepare_processor(processor, model.config)` and save the model."
         )
-    return "the configuration's are the processor's"
+    return "configuration and processor agree"
 
 
 def check_card(folder: Folder) -> str:
     path, remedy = folder.path / "README.md", "Write one with `metis-home card`."
     if not path.is_file():
-        raise ValueError(f"README.md is missing, so nobody would know what this model is. {remedy}")
+        raise ValueError(f"README.md is missing. {remedy}")
     try:
         library = ModelCard.load(path).data.library_name
-    except Exception as error:  # of YAML, or of what the Hub asks of it
-        raise ValueError(f"README.md has metadata that the Hub would refuse ({error}). {remedy}") from error
+    except Exception as error:  # not YAML, or not what the Hub expects
+        raise ValueError(f"README.md has metadata that the Hub would reject ({error}). {remedy}") from error
     if library != "transformers":
-        raise ValueError(
-            f"README.md has the metadata `library_name: {library}`, but must have 'transformers'. {remedy}"
-        )
+        raise ValueError(f"README.md has `library_name: {library}`, but it must be 'transformers'. {remedy}")
     return "README.md with metadata"

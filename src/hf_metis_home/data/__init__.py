@@ -1,4 +1,4 @@
-"""Rows: their schema, where they come from, and what a model takes of them."""
+"""Rows: their schema, how they are loaded and built, and the model inputs they give."""
 
 from .prompts import prompt_inputs
 from .rows import TRAINING_COLUMNS, check_columns, check_row

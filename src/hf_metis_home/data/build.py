@@ -210,13 +210,12 @@ def _nothing_left(reports: dict[str, TaskReport], expert, prompts: PromptSet, wo
     total = Counter()
     for report in reports.values():
         total.update({name: value for name, value in vars(report).items() if isinstance(value, int)})
-    others = [] if prompts.has_experts else ["a column `expert_completion`"]
-    others += [] if expert is not None else ["an `expert_endpoint`"]
+    others = "" if "expert_completion" in prompts.dataset.column_names else ", a column `expert_completion`"
+    others += ", an `expert_endpoint`" if expert is None else ""
     return (
         f"No thinking row is left of {total['prompts']} prompts: {total['always']} were always solved, "
-        f"{total['sometimes']} sometimes ({total['no_trace']} of them never with a thought in the model's format), "
-        f"{total['never']} never ({total['no_expert']} without an expert's answer, {total['wrong_expert']} with one "
-        f"that is wrong or has no thought); {total['malformed']} answers were malformed. Use other prompts"
-        f"{''.join(f', {name}' for name in others)}, or a `system_prompt` that asks for the format. The rollouts are "
-        f"in {work_file}."
+        f"{total['sometimes']} sometimes ({total['no_trace']} of them never with a well-formed thought), "
+        f"{total['never']} never ({total['no_expert']} without an expert's answer, {total['wrong_expert']} with "
+        f"one that is wrong or has no thought); {total['malformed']} answers were malformed. Use other "
+        f"prompts{others}, or a `system_prompt` that asks for the format. The rollouts are in {work_file}."
     )

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..answers import AnswerFormat
+from ..hub_templates.card_merge import new_card
 from ..hub_templates.cards import PLACEHOLDER, hub_id, render_blocks
-from ..hub_templates.marked_sections import new_card
 from .prompts import conversation_of
 from .rows import check_row
 
@@ -12,19 +12,6 @@ from .rows import check_row
 FORMAT = AnswerFormat()
 ROWS_PER_FILE = 2000
 DATASET_TAGS = ["metis-home", "hybrid-thinking"]
-COLUMNS = {
-    "prompts": "prompts",
-    "always": "always right",
-    "sometimes": "sometimes",
-    "never": "never",
-    "malformed": "malformed answers",
-    "mean_pass_rate": "mean pass rate",
-    "own_traces": "own traces",
-    "expert_traces": "expert's",
-    "no_trace": "right, no trace",
-    "no_expert": "no expert",
-    "wrong_expert": "expert wrong",
-}
 
 
 def write_dataset_folder(
@@ -74,14 +61,9 @@ def write_dataset_folder(
 
 def _in_parts(row: dict) -> list[dict]:
     """A prompt with a list of parts as the content of every message, because a column has one type."""
+    keys = ("type", "text")
     return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
-                for part in message["content"]
-            ],
-        }
+        {**message, "content": [{key: part[key] for key in keys if key in part} for part in message["content"]]}
         for message in conversation_of(row)
     ]
 
@@ -95,8 +77,8 @@ def _card(rows: list[dict], report: dict, facts: dict, command: str | None) -> s
         "task_categories": ["image-text-to-text"],
         "size_categories": [size_category(len(rows))],
     }
-    values = {"report": report, "columns": COLUMNS, "modes": modes, "facts": facts, "command": command}
-    return new_card(metadata, render_blocks("dataset_card.md.jinja", use=use_section(None), **values))
+    values = {"report": report, "modes": modes, "facts": facts, "command": command, "use": use_section(None)}
+    return new_card(metadata, render_blocks("dataset_card.md.jinja", **values))
 
 
 def use_section(repo: str | None) -> str:

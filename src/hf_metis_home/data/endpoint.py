@@ -76,20 +76,14 @@ class EndpointRollouts:
                 f"`endpoint` contains more than an address of {parts.hostname}, and it would be written into files. "
                 f"Put the key into the environment variable {api_key_env}."
             )
-        self.url, self.key = url.rstrip("/").removesuffix("/chat/completions"), os.environ.get(api_key_env)
+        self.url = url.rstrip("/").removesuffix("/chat/completions")
+        self.key = os.environ.get(api_key_env) or "EMPTY"  # what servers without keys conventionally get
         # Through a proxy these names would mean the proxy's own machine.
-        here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        http = DefaultHttpxClient(trust_env=parts.hostname not in ("localhost", "127.0.0.1", "::1"))
         # No retries in the client: it would not retry a broken reply, nor could its waits be interrupted.
-        self._client = OpenAI(
-            base_url=self.url,
-            api_key=self.key or "EMPTY",
-            timeout=timeout,
-            max_retries=0,
-            http_client=DefaultHttpxClient(trust_env=not here),
-        )
+        self._client = OpenAI(base_url=self.url, api_key=self.key, timeout=timeout, max_retries=0, http_client=http)
         self.api_key_env, self.concurrency, self.tries, self.pause = api_key_env, concurrency, tries, pause
-        self._stop = threading.Event()
-        self.sampling = Sampling(**sampling)
+        self._stop, self.sampling = threading.Event(), Sampling(**sampling)
         self.settings = {"model": name, "endpoint": url, **asdict(self.sampling)}
 
     def probe(self, row: dict) -> None:
@@ -166,12 +160,13 @@ class EndpointRollouts:
                 if (asked := error.response.headers.get("Retry-After", "")).isdigit():
                     wait = max(wait, float(asked))
             except (APIConnectionError, ValueError) as error:  # unreachable, cut off, silent, or a broken reply
-                problem = str(error.__cause__ or error)
+                problem = str(error.__cause__ or error) or type(error).__name__
             if final or self._stop.wait(min(wait, LONGEST_WAIT)):
                 break
+        problem = " ".join(problem.split()).replace(self.key, "***")[:300]
         raise EndpointError(
             f"{self.url} gave no answer from {self.settings['model']!r} to {what} in {attempt} "
-            f"{'try' if attempt == 1 else 'tries'}: {self._excerpt(problem)}. Check that the server runs, serves that "
+            f"{'try' if attempt == 1 else 'tries'}: {problem}. Check that the server runs, serves that "
             f"model and accepts these prompts, and that {self.api_key_env} is set if it needs a key. Answers so far "
             "are kept: run the same command again to continue."
         )
@@ -193,10 +188,6 @@ class EndpointRollouts:
         if not thought or think in content:
             return content
         return f"{think}{thought}{end_think}{content if begin in content else begin + content.strip() + end}"
-
-    def _excerpt(self, text: str) -> str:
-        text = " ".join(text.split())
-        return (text.replace(self.key, "***") if self.key else text)[:300]
 
 
 def _part(part: dict) -> dict:

@@ -1,4 +1,4 @@
-"""Rows from wherever `datasets` reads them."""
+"""Loading rows from files, folders and the Hub."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ def load_rows(
         source (`str` or `Path`):
             A parquet or JSON-lines file, a folder that `save_to_disk` wrote or `load_dataset` reads, or a Hub id.
         split (`str`, *optional*, defaults to `"train"`):
-            Which split, where there are several.
+            The split to use, if there are several.
         argument (`str`, *optional*, defaults to `"dataset"`):
-            How an error names the source.
+            What errors call the source.
         config, revision (`str`, *optional*):
-            Which configuration and version of a dataset on the Hub.
+            Configuration and revision of a dataset on the Hub.
 
     Raises:
-        ValueError: the source cannot be read, or has no such split.
+        ValueError: the source cannot be read, or does not have the split.
 
     Example:
 
@@ -43,17 +43,16 @@ def load_rows(
             return load_dataset(reader, data_files=name, split="train")
         saved = any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
         rows = load_from_disk(name) if saved else load_dataset(name, config, revision=revision)
-    except Exception as error:  # of many libraries, by what is there
+    except Exception as error:  # from many libraries, depending on the source
+        reason = (
+            f"could not be read ({type(error).__name__}: {error}). Use a parquet or JSON-lines file, a folder that "
+            "`save_to_disk` wrote or `load_dataset` reads, or a Hub id."
+        )
         if "corresponds to no data" in str(error):
-            raise ValueError(
-                f"`{argument}` is {name!r}, which has no rows. Look at what wrote or filtered it."
-            ) from error
-        raise ValueError(
-            f"`{argument}` is {name!r}, which could not be read ({type(error).__name__}: {error}). Give a parquet or "
-            "JSON-lines file, a folder that `save_to_disk` wrote or `load_dataset` reads, or a Hub id."
-        ) from error
+            reason = "has no rows. Check what wrote or filtered it."
+        raise ValueError(f"`{argument}` is {name!r}, which {reason}") from error
     if isinstance(rows, DatasetDict):
         if split not in rows:
-            raise ValueError(f"`{argument}` is {name!r}, which has the splits {list(rows)} and no {split!r}.")
+            raise ValueError(f"`{argument}` is {name!r}, which has no split {split!r}, only {list(rows)}.")
         rows = rows[split]
     return rows

@@ -1,22 +1,22 @@
-"""One dataset out of several, in chosen shares."""
+"""Mixing datasets in given proportions."""
 
 from datasets import Dataset, concatenate_datasets
 
 
 def mix_datasets(datasets: dict[str, Dataset], weights: dict[str, float], rows: int | None = None, seed: int = 0):
     """
-    Draw rows from several datasets in the proportion of their weights.
+    Sample rows from several datasets in proportion to their weights.
 
-    A dataset that has fewer rows than its share is gone through again, in another order, so no row comes `n + 1` times
-    before each has come `n` times.
+    A dataset with fewer rows than its share is repeated in another order, so that no row appears `n + 1` times before
+    each has appeared `n` times.
 
     Args:
         datasets (`dict[str, Dataset]`):
-            Name to rows with the same columns. Where they lack a column `task`, their name becomes it.
+            Rows by name, all with the same columns. Rows without a column `task` get their name as the task.
         weights (`dict[str, float]`):
-            Name to weight, positive; only the proportions count.
+            Positive weights by name; only their proportions count.
         rows (`int`, *optional*):
-            Rows of the result; by default so many that no row is repeated.
+            Rows of the result; by default as many as possible without repeating any.
         seed (`int`, *optional*, defaults to 0):
             The same seed gives the same rows in the same order.
 
@@ -24,8 +24,8 @@ def mix_datasets(datasets: dict[str, Dataset], weights: dict[str, float], rows: 
         [`~datasets.Dataset`], shuffled.
 
     Raises:
-        ValueError: weights for other names than the datasets', a weight that is not positive, an empty dataset, or so
-            few rows that a dataset would get none.
+        ValueError: names of weights and datasets differ, a weight is not positive, a dataset is empty, or `rows` is so
+            small that a dataset would get none.
 
     Example:
 
@@ -41,13 +41,13 @@ def mix_datasets(datasets: dict[str, Dataset], weights: dict[str, float], rows: 
     """
     if set(weights) != set(datasets):
         raise ValueError(
-            f"`weights` names {sorted(weights)}, but `datasets` {sorted(datasets)}. Give every dataset a weight; to "
-            "leave one out, leave it out of both."
+            f"`weights` names {sorted(weights)}, but `datasets` names {sorted(datasets)}. Give every dataset a weight; "
+            "to exclude one, remove it from both."
         )
     if wrong := {name: weight for name, weight in weights.items() if not weight > 0}:
-        raise ValueError(f"`weights` has {wrong}, but a weight must be positive. Leave the dataset out instead.")
+        raise ValueError(f"`weights` has {wrong}, but must be positive. To exclude a dataset, remove it.")
     if empty := [name for name, dataset in datasets.items() if len(dataset) == 0]:
-        raise ValueError(f"`datasets` has nothing in {', '.join(map(repr, empty))}: there is no row to draw.")
+        raise ValueError(f"`datasets` has no rows in {', '.join(map(repr, empty))}. Remove what is empty.")
     total = sum(weights.values())
     if rows is None:
         rows = int(min(len(dataset) * total / weights[name] for name, dataset in datasets.items()) + 1e-9)
@@ -55,7 +55,7 @@ def mix_datasets(datasets: dict[str, Dataset], weights: dict[str, float], rows: 
     for number, (name, dataset) in enumerate(datasets.items()):
         count = round(rows * weights[name] / total)
         if count == 0:
-            raise ValueError(f"`rows={rows}` leaves none for {name!r} at a weight of {weights[name]} in {total}.")
+            raise ValueError(f"`rows={rows}` leaves no row for {name!r}, with weight {weights[name]} of {total}.")
         if "task" not in dataset.column_names:
             dataset = dataset.add_column("task", [name] * len(dataset))
         rounds = [dataset.shuffle(seed=seed + 1000 * number + turn) for turn in range(-(-count // len(dataset)))]

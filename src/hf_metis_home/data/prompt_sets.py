@@ -41,7 +41,6 @@ class PromptSet:
         if "images" in dataset.column_names:
             dataset = dataset.cast_column("images", List(Image(decode=False)))
         self.dataset, self.where = dataset, where
-        self.has_experts = "expert_completion" in dataset.column_names
         self.tasks, self.solutions, digest = [], [], hashlib.blake2b(digest_size=16)
         for index in range(len(dataset)):
             row = self[index]
@@ -99,14 +98,9 @@ def training_row(row: dict, trace: Completion | None = None, answer_format: Answ
     thought, answer = None, row["solution"].strip().removeprefix(TAGS[2]).removesuffix(TAGS[3]).strip()
     if trace is not None:
         thought, answer = trace.thought, trace.answer
-    return {
-        "prompt": row["prompt"],
-        "images": row["images"],
-        "completion": [{"role": "assistant", "content": answer_format.render(thought, answer)}],
-        "thinking": bool(thought),
-        "solution": row["solution"],
-        "task": row["task"],
-    }
+    completion = [{"role": "assistant", "content": answer_format.render(thought, answer)}]
+    columns = {name: row[name] for name in ("prompt", "images", "solution", "task")}
+    return {**columns, "completion": completion, "thinking": bool(thought)}
 
 
 def _is_list_of_dicts(value) -> bool:

@@ -1,20 +1,21 @@
-"""From rows to what a model takes."""
+"""Model inputs from rows."""
 
 from collections.abc import Sequence
 
 
 def prompt_inputs(processor, rows: Sequence[dict]):
     """
-    Model inputs for the prompts of rows, padded on the left, with the opening of the assistant's turn.
+    Model inputs for the prompts of rows, padded on the left, ending with the header of the assistant's turn.
 
     Args:
         processor ([`~transformers.Qwen2_5_VLProcessor`]):
-            Its chat template renders the prompts.
+            The model's processor, with the chat template for the prompts.
         rows (`Sequence[dict]`):
             Rows of the row format with `prompt` and `images`.
 
     Returns:
-        [`~transformers.BatchFeature`]: `input_ids` of shape `(batch_size, seq_len)` and what goes with them.
+        [`~transformers.BatchFeature`]: `input_ids` of shape `(batch_size, seq_len)`, `attention_mask`, and tensors of
+        images if there are any.
     """
     return processor.apply_chat_template(
         [conversation_of(row) for row in rows],
@@ -27,7 +28,7 @@ def prompt_inputs(processor, rows: Sequence[dict]):
 
 
 def conversation_of(row: dict) -> list[dict]:
-    """A row's prompt with its images: in the places for them, or in front of the first query where that is text."""
+    """A row's prompt with its images filled in, or put before the first query if that is plain text."""
     images = iter(row["images"])
     messages = []
     for message in row["prompt"]:

@@ -105,12 +105,10 @@ class ModelRollouts:
             sequences = self.model.generate(
                 **inputs,
                 **branch,
+                **{name: getattr(sampling, name) for name in ("temperature", "top_p", "max_new_tokens")},
                 do_sample=True,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
                 top_k=0,
                 num_return_sequences=count,
-                max_new_tokens=sampling.max_new_tokens,
                 suppress_tokens=self._suppressed(),
             )
         answers = sequences[:, inputs["input_ids"].shape[1] :]  # [len(rows) * count, new tokens]

@@ -71,8 +71,8 @@ def check_row(row: dict, index: int | str, where: str = "dataset", answer_format
         form = answer_format.render("…", "…")
         fail("completion", f"{text[:80]!r} is not of the form {form}. See `AnswerFormat.render`.")
     if bool(parsed.thought) != row["thinking"]:
-        has = "has a thought" if parsed.thought else "has no thought"
-        fail("completion", f"{has}, but `thinking` is {row['thinking']}. Make the two agree.")
+        has = "a" if parsed.thought else "no"
+        fail("completion", f"has {has} thought, but `thinking` is {row['thinking']}. Make the two agree.")
 
 
 def _check_images(row: dict, fail) -> None:

@@ -1,4 +1,4 @@
-"""Results on disk as they come, so that a run that was killed goes on where it stopped."""
+"""Results saved as they come, so that a stopped run can continue."""
 
 import contextlib
 import json
@@ -7,18 +7,18 @@ from pathlib import Path
 
 class WorkFile:
     """
-    A file of JSON lines: the settings, then one line per piece of work with its results.
+    A file of JSON lines: first the settings, then the results, one line per item.
 
-    A half-written last line, as a killed process leaves it, is cut off.
+    An unfinished last line, from a process that was killed, is removed.
 
     Args:
         path (`str` or `Path`):
-            Made where it does not exist.
+            Created if it does not exist.
         settings (`dict`):
-            What the results depend on; JSON values.
+            Everything that the results depend on, as JSON values.
 
     Raises:
-        ValueError: the file was made with other settings (the message names them), is damaged, or in use.
+        ValueError: the file is from a run with other settings (the message names them), damaged, or in use.
     """
 
     def __init__(self, path: str | Path, settings: dict):
@@ -33,13 +33,13 @@ class WorkFile:
             raise
 
     def add(self, group: str, index: int, results: list) -> None:
-        """Keep the results, JSON values, of a piece of work. What is there already stays."""
+        """Save the results of an item, as JSON values. Results that are there already are kept."""
         if (group, index) not in self.entries:
             self.entries[group, index] = results
             self._write({"group": group, "index": index, "results": results})
 
     def done(self, group: str) -> set[int]:
-        """The pieces of a group that have results."""
+        """The items of a group that have results."""
         return {index for name, index in self.entries if name == group}
 
     def close(self) -> None:
@@ -56,10 +56,8 @@ class WorkFile:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise ValueError(
-                    f"{self.path} is in use: another run is writing the same output. Wait for it, or choose another "
-                    "`output_dir`."
-                ) from error
+                remedy = "Wait for it, or choose another `output_dir`."
+                raise ValueError(f"{self.path} is in use: another run writes the same output. {remedy}") from error
 
     def _read(self, settings: dict) -> dict[tuple[str, int], list]:
         raw = self.path.read_bytes()
@@ -70,18 +68,17 @@ class WorkFile:
             try:
                 lines.append(json.loads(line))
             except ValueError as error:
-                raise ValueError(
-                    f"{self.path}, line {number}, is no JSON: the file is damaged. Cut it off before that line, or "
-                    "remove it to begin anew."
-                ) from error
+                remedy = "Remove that line and all after it, or the whole file to start over."
+                raise ValueError(f"{self.path} is damaged: line {number} is not JSON. {remedy}") from error
         if not lines:
             self._write({"settings": settings})
             return {}
         before = lines[0].get("settings", {})
-        if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
+        changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+        if changed:
+            names = "; ".join(f"`{name}` was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed)
             raise ValueError(
-                f"{self.path} holds results made with other settings: "
-                + "; ".join(f"`{name}` was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed)
-                + ". Go on with those, choose another `output_dir`, or remove the file to begin anew."
+                f"{self.path} has results from a run with other settings: {names}. Use those settings to continue it, "
+                "choose another `output_dir`, or remove the file to start over."
             )
         return {(entry["group"], entry["index"]): entry["results"] for entry in lines[1:]}

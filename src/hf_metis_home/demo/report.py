@@ -1,25 +1,28 @@
-"""The demo's report: one HTML file that needs nothing beside it, neither files nor a network."""
+"""The demo's report: one HTML file that needs nothing else, neither other files nor a network."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..reports.page import data_uri, frame_to, known, place_labels, render_page
+from matplotlib.figure import Figure
+
+from ..reports.figures import MARKERS, Mark, accuracy_figure, svg_uri
+from ..reports.page import data_uri, known, render_page
 
 
-# Order, name and meaning of the columns; models that the results do not have are skipped.
+# Order, name and meaning of the models; those that the results do not have are skipped.
 MODELS = {
-    "base": ("Base", "the dense model before Stage-SFT; it plays Qwen2.5-VL"),
-    "reasoning_only": ("Reasoning only", "the base trained further on reasoning answers alone, answering freely"),
+    "base": ("Base", "the dense model before Stage-SFT; it stands in for Qwen2.5-VL"),
+    "reasoning_only": ("Reasoning only", "the base trained further on reasoning answers only"),
     "dense_mixed": ("Dense, mixed data", "the control: the base trained on the hybrid's data, without branches"),
-    "hybrid": ("Hybrid, routed", "two branches; the router picks one per question"),
-    "hybrid_thinking": ("Hybrid, thinking", "the same model, every question sent to the thinking branch"),
-    "hybrid_non_thinking": ("Hybrid, non-thinking", "the same model, every question sent to the non-thinking branch"),
+    "hybrid": ("Hybrid, routed", "two branches; the router picks one for each question"),
+    "hybrid_thinking": ("Hybrid, thinking", "the same model, always on the thinking branch"),
+    "hybrid_non_thinking": ("Hybrid, non-thinking", "the same model, always on the non-thinking branch"),
 }
-POOLED = ("easy", "hard")
-SHAPES = {
-    "base": "circle", "reasoning_only": "up", "dense_mixed": "plus", "hybrid": "diamond", "hybrid_thinking": "down",
-    "hybrid_non_thinking": "square",
+LOOKS = {  # shape and color in the plots
+    "base": ("circle", "gray"), "reasoning_only": ("up", "orange"), "dense_mixed": ("plus", "purple"),
+    "hybrid": ("diamond", "blue"), "hybrid_thinking": ("down", "red"), "hybrid_non_thinking": ("square", "green"),
 }  # fmt: skip
+POOLED = ("easy", "hard")
 
 
 def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Path:
@@ -28,16 +31,16 @@ def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Pa
 
     Args:
         results (`dict`):
-            What `results.json` holds. `models`: model name to task to `accuracy`, `stderr` (both in [0, 1]), `n`,
-            `thinking_ratio` and `mean_tokens`, with the pooled tasks `easy` and `hard`; a value that was not measured
-            is `None`. `statement`: paragraphs on what the run shows and what it does not. `seconds`: stage to seconds.
-            `versions`: package to version. `seed`, `preset`. With several seeds the values are means, `spread` beside
-            them maps a metric's name to the standard deviation over seeds, and `seeds` holds the single runs.
+            Contents of `results.json`. `models`: model name to task to `accuracy`, `stderr` (both in [0, 1]), `n`,
+            `thinking_ratio`, `mean_tokens` and `malformed`, with the pooled tasks `easy` and `hard`; a value that was
+            not measured is `None`. `statement`: paragraphs on what the run shows and what it does not. `seconds`:
+            stage to seconds. `versions`: package to version. `seed`, `preset`. With several seeds the values are means,
+            `spread` maps a metric to its standard deviation over seeds, and `seeds` has the single runs.
         samples (`Iterable[dict]`):
             Test questions that the reloaded hybrid answered: `image` (`PIL.Image` or `None`), `question`, `gold`,
             `task`, `thinking_probability`, `thinking` (`bool`), `thought`, `answer`, `correct` (`bool`).
         path (`str` or `Path`):
-            File to write; its folder is made.
+            File to write; its folder is created if needed.
 
     Returns:
         `Path`: `path`.
@@ -56,12 +59,12 @@ def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Pa
     text = render_page(
         Path(__file__).with_name("report.html.jinja"),
         results=results,
-        seeds=_seeds(results),
+        seeds=[run["seed"] for run in results.get("seeds") or [results]],
         models=models,
-        shapes=SHAPES,
+        looks={name: (MARKERS[shape][1], color) for name, (shape, color) in LOOKS.items()},
         tasks=[task for task in tasks if task not in POOLED] + [task for task in POOLED if task in tasks],
         pooled=POOLED,
-        plots={task: _plot(results["models"], models, task) for task in POOLED if task in tasks},
+        plots={task: svg_uri(_plot(results["models"], models, task)) for task in POOLED if task in tasks},
         samples=[
             {**sample, "image": None if sample["image"] is None else data_uri(sample["image"])} for sample in samples
         ],
@@ -72,26 +75,12 @@ def write_report(results: dict, samples: Iterable[dict], path: str | Path) -> Pa
     return path
 
 
-def _seeds(results: dict) -> list:
-    """The seeds that the figures come from."""
-    runs = results.get("seeds")
-    if not runs:
-        return [results["seed"]]
-    return list(runs) if isinstance(runs, dict) else [run["seed"] for run in runs]
-
-
-def _plot(cells: dict, models: dict, task: str) -> dict:
-    """Where the marks of one plot of accuracy against tokens stand, in pixels."""
-    points = []
-    for name in models:
+def _plot(cells: dict, models: dict, task: str) -> Figure:
+    marks = []
+    for name, (title, _) in models.items():
         cell = cells[name].get(task)
         if cell is not None and known(cell["accuracy"]) and known(cell["mean_tokens"]):
-            points.append((name, cell))
-    frame = frame_to(max([cell["mean_tokens"] for _, cell in points], default=1.0))
-    marks = []
-    for name, cell in points:
-        error = cell["stderr"] if known(cell.get("stderr")) else 0.0
-        mark = {"model": name, "x": frame.x(cell["mean_tokens"]), "y": frame.y(cell["accuracy"]), "cell": cell}
-        marks.append({**mark, "low": frame.y(cell["accuracy"] - error), "high": frame.y(cell["accuracy"] + error)})
-    place_labels(marks, frame)
-    return {"frame": frame, "marks": marks}
+            accuracy, error = cell["accuracy"], cell["stderr"] if known(cell.get("stderr")) else 0.0
+            ends = (max(accuracy - error, 0.0), min(accuracy + error, 1.0))
+            marks.append(Mark(title, cell["mean_tokens"], accuracy, ends, *LOOKS[name]))
+    return accuracy_figure(marks)

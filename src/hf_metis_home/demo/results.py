@@ -1,14 +1,12 @@
-"""From the answers of one or several runs to `results.json`, and what may be concluded from it."""
+"""From the figures of one or several runs to `results.json`, and what follows from them."""
 
 import math
 import statistics
-from importlib.metadata import version
 
-import numpy as np
+from .._versions import versions
 
 
-PACKAGES = ("hf-metis-home", "transformers", "trl", "peft", "torch", "datasets")
-METRICS = ("accuracy", "stderr", "thinking_ratio", "mean_tokens")
+METRICS = ("accuracy", "stderr", "malformed", "thinking_ratio", "mean_tokens")
 
 
 def combine(runs: list[dict], preset: str) -> dict:
@@ -22,25 +20,20 @@ def combine(runs: list[dict], preset: str) -> dict:
             The demo's preset.
 
     Returns:
-        `dict`: one run's `models` and `seconds`; of several runs their means, with the standard deviation over seeds as
-        `spread` beside each and the runs themselves under `seeds`. Always `preset`, `seed` (the first), `versions` and
-        `statement`.
+        `dict`: `preset`, `seed` (the first), `versions`, `statement`, and the `models` and `seconds` of one run; with
+        several runs their means, each with the standard deviation over seeds as `spread`, and the runs as `seeds`.
     """
     first = runs[0]
-    results = {"preset": preset, "seed": first["seed"], "versions": {name: version(name) for name in PACKAGES}}
-    if len(runs) == 1:
-        results |= {"models": first["models"], "seconds": first["seconds"]}
-    else:
+    results = {"preset": preset, "seed": first["seed"], "versions": versions()}
+    results |= {"models": first["models"], "seconds": first["seconds"]}
+    if len(runs) > 1:
         results["models"] = {
             model: {task: _mean([run["models"][model][task] for run in runs]) for task in tasks}
             for model, tasks in first["models"].items()
         }
-        results["seconds"] = {
-            stage: statistics.mean(run["seconds"][stage] for run in runs) for stage in first["seconds"]
-        }
-        results["seeds"] = runs
-    results["statement"] = statement(results)
-    return results
+        seconds = {stage: statistics.mean(run["seconds"][stage] for run in runs) for stage in first["seconds"]}
+        results |= {"seconds": seconds, "seeds": runs}
+    return results | {"statement": statement(results)}
 
 
 def _mean(cells: list[dict]) -> dict:
@@ -49,50 +42,17 @@ def _mean(cells: list[dict]) -> dict:
     return {**mean, "n": sum(cell["n"] for cell in cells), "spread": spread}
 
 
-def accuracy_interval(cells: list[dict], draws: int = 10_000) -> tuple[float, float]:
-    """
-    95 % bootstrap interval of an accuracy, over seeds and questions.
-
-    Seeds are drawn with replacement, and within each its questions; of answers that are right or wrong the latter is a
-    binomial draw. Percentiles of the mean. With one seed, over questions alone; few seeds make it too narrow.
-
-    Args:
-        cells (`list[dict]`):
-            Per seed `accuracy` in [0, 1] and `n`, the number of questions.
-        draws (`int`, *optional*, defaults to 10000):
-            How many.
-
-    Returns:
-        `tuple[float, float]`: its ends, in [0, 1].
-
-    Example:
-
-    ```python
-    >>> from hf_metis_home.demo.results import accuracy_interval
-
-    >>> accuracy_interval([{"accuracy": 1.0, "n": 200}, {"accuracy": 1.0, "n": 200}])
-    (1.0, 1.0)
-    ```
-    """
-    generator = np.random.default_rng(0)
-    accuracy, n = (np.array([cell[name] for cell in cells]) for name in ("accuracy", "n"))
-    seeds = generator.integers(len(cells), size=(draws, len(cells)))
-    means = (generator.binomial(n[seeds], accuracy[seeds]) / n[seeds]).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def statement(results: dict) -> list[str]:
-    """What the figures show and what they do not, in sentences made from the figures."""
+    """What the figures show and what they do not, in sentences."""
     if results["preset"] == "smoke":
         return [
-            "This was a smoke run: every stage ran for a few steps to see that all parts are in place. The figures "
-            "mean nothing. For figures, run the preset `small`."
+            "The figures mean nothing: this was a smoke run of a few steps per stage, to check the installation. For "
+            "real figures, use the preset `small`."
         ]
     models = results["models"]
 
     def change(model: str, other: str, task: str) -> float:
-        """How much more often a model is right than another, 0 where that may be chance."""
+        """The accuracy of a model minus that of another, or 0 if the difference may be chance."""
         cells = [models[name][task] for name in (model, other)]
         noise = 2 * math.hypot(*(cell.get("spread", {}).get("accuracy") or cell["stderr"] for cell in cells))
         gap = cells[0]["accuracy"] - cells[1]["accuracy"]
@@ -101,8 +61,8 @@ def statement(results: dict) -> list[str]:
     def share(model: str, task: str, metric: str = "accuracy") -> str:
         return f"{100 * models[model][task][metric]:.1f} %"
 
-    gap = models["hybrid"]["hard"]["accuracy"] - models["dense_mixed"]["hard"]["accuracy"]
-    easy_gap = models["hybrid"]["easy"]["accuracy"] - models["dense_mixed"]["easy"]["accuracy"]
+    hybrid, control = models["hybrid"], models["dense_mixed"]
+    gaps = {task: 100 * (hybrid[task]["accuracy"] - control[task]["accuracy"]) for task in ("hard", "easy")}
     forgets = change("reasoning_only", "base", "easy") < 0
     changes = {task: change("hybrid", "dense_mixed", task) for task in ("hard", "easy")}
     better, worse = ([task for task in changes if sign * changes[task] > 0] for sign in (1, -1))
@@ -110,7 +70,7 @@ def statement(results: dict) -> list[str]:
     if better:
         verdict.append(
             f"The hybrid does better than the dense control on {' and '.join(better)} questions, so mixed data and "
-            "choosing a mode are not all of it."
+            "choosing a mode do not explain everything."
         )
     if worse:
         verdict.append(f"The hybrid does worse than the dense control on {' and '.join(worse)} questions.")
@@ -119,19 +79,19 @@ def statement(results: dict) -> list[str]:
         if change("hybrid", "base", "hard") > 0:
             verdict.append("Mixed data and choosing a mode explain the gain here.")
     return [
-        f"On the hard tasks the base is right on {share('base', 'hard')} of the questions, the routed hybrid on "
-        f"{share('hybrid', 'hard')}; on the easy tasks {share('base', 'easy')} and {share('hybrid', 'easy')}.",
-        f"Training on written steps alone {'costs' if forgets else 'does not cost'} the easy tasks"
-        f"{'' if forgets else ' anything here'}: {share('reasoning_only', 'easy')} after {share('base', 'easy')}.",
+        f"The base is right on {share('base', 'hard')} of the hard questions, the routed hybrid on "
+        f"{share('hybrid', 'hard')}; of the easy ones, {share('base', 'easy')} and {share('hybrid', 'easy')}.",
+        f"Training only on written steps {'hurts' if forgets else 'does not hurt'} the easy tasks"
+        f"{'' if forgets else ' here'}: {share('reasoning_only', 'easy')} after {share('base', 'easy')}.",
         f"The router sends {share('hybrid', 'hard', 'thinking_ratio')} of the hard and "
-        f"{share('hybrid', 'easy', 'thinking_ratio')} of the easy questions to the thinking branch. Where one and the "
-        f"same question is hard or easy by a detail of the image, it sends "
+        f"{share('hybrid', 'easy', 'thinking_ratio')} of the easy questions to the thinking branch. Where the same "
+        f"question is hard or easy depending on a detail of the image, it sends "
         f"{share('hybrid', 'located_hard', 'thinking_ratio')} and {share('hybrid', 'located_easy', 'thinking_ratio')}.",
         "The dense control, trained on the same mixed data for "
         f"the same number of steps and choosing its mode itself, reaches {share('dense_mixed', 'hard')} on hard and "
-        f"{share('dense_mixed', 'easy')} on easy questions (hybrid minus control: {100 * gap:+.1f} and "
-        f"{100 * easy_gap:+.1f} points). {' '.join(verdict)} What branches add in any case: one mode can be trained "
-        "further, or switched off, without touching the other.",
-        "All of it is a model of about a million parameters on small images. It shows that the method's parts work "
-        "together, and says nothing about the size of the effect in a model of useful size.",
+        f"{share('dense_mixed', 'easy')} on easy questions (hybrid minus control: {gaps['hard']:+.1f} and "
+        f"{gaps['easy']:+.1f} points). {' '.join(verdict)} In any case, branches allow one mode to be trained "
+        "further or switched off without touching the other.",
+        "All of this is a model of about a million parameters on small images. It shows that the parts of the method "
+        "work together, but says nothing about the size of the effect in a larger model.",
     ]

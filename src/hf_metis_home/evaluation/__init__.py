@@ -1,6 +1,1 @@
-"""Answers of a model to rows, and what they are worth."""
-
-from .answering import AnswerRecord, answer_rows, exact_match, summarise
-
-
-__all__ = ["AnswerRecord", "answer_rows", "exact_match", "summarise"]
+"""Answers to questions with both branches as one table of outcomes, and everything that follows from the table."""

@@ -1,7 +1,7 @@
 """
-A threshold for a target, chosen on some questions of a table of outcomes, and what others say about it.
+A threshold for a target, chosen on some questions of a table of outcomes and checked on the others.
 
-`docs/calibration.md` says what is promised, and under which conditions.
+`docs/calibration.md` explains what is guaranteed, and under which conditions.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ from datasets import Dataset
 from .._extras import require_extra
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
+from .metrics import Rows
 
 
 require_extra("eval", "scipy")
 
-from scipy.stats import beta  # noqa: E402
+from scipy.stats import beta, binomtest  # noqa: E402
 
 
-TARGETS = ("thinking_ratio", "token_budget", "max_accuracy_drop")
-STEPS = 100  # thresholds that are tested one after another, at the most
+STEPS = 100  # at most, thresholds that are tested one after another
 
 
 def calibrate_threshold(
@@ -34,35 +34,35 @@ def calibrate_threshold(
     """
     Find a threshold for one target.
 
-    The questions are split in two. Thresholds are proposed by the first part and judged on the second, which is held
-    out. Of a question that was answered several times the first sample counts; a branch without an answer is wrong;
-    questions that the router was not asked about are left out.
+    The questions are split in two. Thresholds are proposed on the first part and evaluated on the second, which is held
+    out. Only the first sample of a question counts; a branch without an answer is wrong; questions that the router was
+    not asked about are left out.
 
     Args:
         outcomes ([`~datasets.Dataset`]):
-            As [`~evaluation.outcomes.collect_outcomes`] gives them, of a two-branch model.
+            As [`~evaluation.outcomes.collect_outcomes`] returns them, of a two-branch model.
         thinking_ratio (`float`, *optional*):
             Target, in [0, 1]: think about at most this share of the questions.
         token_budget (`float`, *optional*):
-            Target: at most so many tokens per question in the mean.
+            Target: maximum mean tokens per question.
         max_accuracy_drop (`float`, *optional*):
-            Target, in (0, 1): be right at most so much less often than when always thinking. 0.01 is one point. The
-            highest threshold is taken that the held-out questions let promise this.
+            Target, in (0, 1): maximum accuracy drop compared with always thinking; 0.01 is one point. The result is the
+            highest threshold for which the held-out questions guarantee this.
         confidence (`float`, *optional*, defaults to 0.95):
-            Of the statement about the held-out questions.
+            Confidence of the statement about the held-out questions.
         validation_fraction (`float`, *optional*, defaults to 0.5):
             Share of the questions that are held out.
         seed (`int`, *optional*, defaults to 0):
-            Of the split.
+            Seed of the split.
 
     Returns:
         `dict`, for JSON: `target`, `value`, `threshold`, `confidence`, `statement` (a sentence), `questions` (how many
         `chosen_on`, `held_out`, `left_out`) and `held_out`: `thinking_ratio`, `tokens`, `accuracy`,
-        `accuracy_thinking`, `accuracy_drop`, and `interval`, of the target's own figure where it is a ratio or budget.
+        `accuracy_thinking`, `accuracy_drop`, and the `interval` of a ratio or budget.
 
     Raises:
         ValueError: not exactly one target, a number out of range, outcomes without both branches and a router, fewer
-            than two questions on a side, a target that no threshold meets.
+            than two questions in a part, a target that no threshold meets.
 
     Example:
 
@@ -82,7 +82,7 @@ def calibrate_threshold(
     if min(count, len(order) - count) < 2:
         raise ValueError(
             f"`outcomes` has {len(order)} questions with a router's probability, of which `validation_fraction` "
-            f"{validation_fraction} holds out {count}; each side needs at least 2. Evaluate more questions."
+            f"{validation_fraction} holds out {count}; each part needs at least 2. Evaluate more questions."
         )
     held_out, chosen_on = order[:count], order[count:]
     thresholds = candidates(probability[chosen_on])
@@ -93,8 +93,12 @@ def calibrate_threshold(
         values = np.array([[0.0, 1.0]] * len(probability)) if target == "thinking_ratio" else tokens
         threshold = _lowest(thresholds, probability[chosen_on], values[chosen_on], value, target)
     figures = _figures(threshold, probability[held_out], right[held_out], tokens[held_out])
-    if target != "max_accuracy_drop":
-        figures["interval"] = _interval(target, threshold, probability[held_out], tokens[held_out], confidence, seed)
+    if target == "token_budget":
+        drawn = bootstrap_shares({"tokens": _taken(threshold, probability, tokens)[held_out]}, range(count), seed=seed)
+        figures["interval"] = interval(drawn["tokens"], confidence)
+    elif target == "thinking_ratio":
+        ends = binomtest(round(count * figures["thinking_ratio"]), count).proportion_ci(confidence)
+        figures["interval"] = [float(end) for end in ends]
     return {
         "target": target,
         "value": value,
@@ -109,22 +113,20 @@ def calibrate_threshold(
 
 
 def check_target(given: dict[str, float | None], confidence: float, validation_fraction: float) -> tuple[str, float]:
-    """The one target and its value. An error that names every argument that cannot be used."""
+    """The one target and its value. The error names every invalid argument."""
     found = {name: value for name, value in given.items() if value is not None}
-    errors = []
+    valid = {
+        "thinking_ratio": ("in [0, 1]", lambda value: 0 <= value <= 1),
+        "token_budget": ("above 0", lambda value: value > 0),
+        "max_accuracy_drop": ("between 0 and 1; 0.01 is one point", lambda value: 0 < value < 1),
+        "confidence": ("between 0 and 1", lambda value: 0 < value < 1),
+        "validation_fraction": ("between 0 and 1", lambda value: 0 < value < 1),
+    }
+    options = found | {"confidence": confidence, "validation_fraction": validation_fraction}
+    bad = {name: value for name, value in options.items() if not valid[name][1](value)}
+    errors = [f"`{name}` is {value!r}, but must be {valid[name][0]}." for name, value in bad.items()]
     if len(found) != 1:
-        errors.append(f"Exactly one of {', '.join(f'`{name}`' for name in given)} is needed; {len(found)} were given.")
-    if "thinking_ratio" in found and not 0 <= found["thinking_ratio"] <= 1:
-        errors.append(f"`thinking_ratio` is {found['thinking_ratio']!r}, but is a share and must be in [0, 1].")
-    if "token_budget" in found and not found["token_budget"] > 0:
-        errors.append(f"`token_budget` is {found['token_budget']!r}, but must be above 0 tokens.")
-    if "max_accuracy_drop" in found and not 0 < found["max_accuracy_drop"] < 1:
-        errors.append(
-            f"`max_accuracy_drop` is {found['max_accuracy_drop']!r}, but must be between 0 and 1; 0.01 is one point."
-        )
-    for name, value in (("confidence", confidence), ("validation_fraction", validation_fraction)):
-        if not 0 < value < 1:
-            errors.append(f"`{name}` is {value!r}, but must be between 0 and 1.")
+        errors.append(f"Exactly one of {', '.join(f'`{name}`' for name in given)} is needed, not {len(found)}.")
     if errors:
         raise ValueError("\n".join(errors))
     return next(iter(found.items()))
@@ -132,7 +134,7 @@ def check_target(given: dict[str, float | None], confidence: float, validation_f
 
 def candidates(probability: np.ndarray) -> np.ndarray:
     """
-    Every decision that a threshold can make on these questions, rising from 0 (always thinking): half-way between
+    One threshold for every way to divide these questions, rising from 0 (always thinking): half-way between
     neighbouring probabilities, so that rounding elsewhere moves no question.
     """
     low = np.unique(probability)
@@ -146,12 +148,12 @@ def certify(
     thresholds: np.ndarray, probability: np.ndarray, right: np.ndarray, max_drop: float, confidence: float
 ) -> float:
     """
-    The highest of rising thresholds up to which each passes a test that the accuracy drop is at most `max_drop`.
+    The highest threshold such that it and all lower ones pass a test that the accuracy drop is at most `max_drop`.
 
     Learn-then-Test with fixed-sequence testing (Angelopoulos et al., arXiv 2110.01052): thresholds are tested from
-    below and the first failure ends it, so that one level serves all. A threshold above the true limit is then returned
-    with probability at most `1 - confidence`, for any distribution and any number of questions, if the thresholds were
-    fixed without these questions. The first, 0, needs no test: always thinking drops nothing.
+    below until the first failure, so all tests share one level. A threshold above the true limit is then returned with
+    probability at most `1 - confidence`, for any distribution and any number of questions, if the thresholds were fixed
+    without these questions. The first, 0, needs no test: always thinking drops nothing.
 
     Args:
         thresholds (`np.ndarray` of shape `(K,)`):
@@ -164,9 +166,9 @@ def certify(
             What to promise.
     """
     order = np.argsort(probability, kind="stable")
-    below = np.searchsorted(probability[order], thresholds, side="left")  # how many do not think
+    direct = [int((~is_thinking(probability, threshold)).sum()) for threshold in thresholds]
     change = right[order, 1].astype(int) - right[order, 0].astype(int)
-    lost, won = (np.append(0, np.cumsum(change == sign))[below] for sign in (1, -1))
+    lost, won = (np.append(0, np.cumsum(change == sign))[direct] for sign in (1, -1))
     passed = drop_bound(lost, won, len(probability), confidence) <= max_drop
     passed |= thresholds <= 0
     return float(thresholds[np.argmin(passed) - 1 if not passed.all() else -1])
@@ -174,30 +176,26 @@ def certify(
 
 def drop_bound(lost, won, questions: int, confidence: float):
     """
-    Upper bound of `P(lost) - P(won)`, from counts among `questions` of them: thinking alone was right but not asked,
-    and the reverse. The upper bound of the one (Clopper and Pearson 1934) minus the lower bound of the other, each at
-    half the level, so that it holds for any sample size and however the two depend on each other.
+    Upper bound of `P(lost) - P(won)`, from counts (arrays) among `questions`: a question is lost if only thinking would
+    have been right, won if only the direct answer is. The bound is the upper one of the first (Clopper and Pearson
+    1934) minus the lower one of the second, each at half the level, so it holds for any sample size and any dependence.
     """
-    tail = (1 - confidence) / 2
+    tail = (1 - confidence) / 2  # `binomtest` takes no arrays
     upper = np.where(lost == questions, 1.0, beta.ppf(1 - tail, lost + 1, np.maximum(questions - lost, 1)))
     return upper - np.where(won == 0, 0.0, beta.ppf(tail, np.maximum(won, 1), questions - won + 1))
 
 
 def _questions(outcomes: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Probability `[N]`, whether right `[N, 2]`, tokens `[N, 2]` (column 1 thinking), and the number left out."""
-    columns = ["task", "id", "sample", "thinking_probability"]
-    columns += [f"{what}_{mode}" for what in ("correct", "tokens") for mode in ("non_thinking", "thinking")]
-    table = outcomes.select_columns(columns).to_pandas().sort_values("sample", kind="stable")
-    table = table.drop_duplicates(["task", "id"]).sort_values(["task", "id"], kind="stable")
-    values = table[columns[4:]].astype(float).to_numpy()
-    asked = table["thinking_probability"].astype(float).to_numpy()
-    kept = ~np.isnan(asked)
-    if not kept.any() or np.isnan(values[:, :2]).all(axis=0).any():
+    """Probability `[N]`, correctness `[N, 2]`, tokens `[N, 2]` (column 1 thinking), and the number left out."""
+    table = outcomes.to_pandas().sort_values(["task", "id", "sample"], kind="stable").drop_duplicates(["task", "id"])
+    rows = Rows(table, threshold=0.0)
+    asked = ~np.isnan(rows.thinking)
+    if not asked.any() or len(rows.modes) < 2:
         raise ValueError(
             "`outcomes` has no router's probability, or no answers of one of the branches, so there is no threshold to "
-            "choose. Give the outcomes of a two-branch model with both branches."
+            "choose. Use outcomes of a two-branch model with both branches."
         )
-    return asked[kept], np.nan_to_num(values[kept, :2]) > 0, values[kept, 2:], int((~kept).sum())
+    return rows.probability[asked], rows.right[asked] > 0, rows.tokens[asked], int((~asked).sum())
 
 
 def _taken(threshold: float, probability: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -210,8 +208,8 @@ def _lowest(thresholds, probability, values, limit: float, target: str) -> float
     fits = [threshold for threshold, mean in zip(thresholds, means, strict=True) if mean <= limit + 1e-12]
     if not fits:
         raise ValueError(
-            f"`{target}` is {limit:g}, but at no threshold up to 1 is it less than {min(means):.4g} on the "
-            f"{len(probability)} questions that it is chosen on. Give at least that."
+            f"`{target}` is {limit:g}, but on the {len(probability)} questions that the threshold is chosen on, every "
+            f"threshold needs at least {min(means):.4g}. Raise it."
         )
     return float(fits[0])
 
@@ -228,26 +226,13 @@ def _figures(threshold: float, probability: np.ndarray, right: np.ndarray, token
     }
 
 
-def _interval(target, threshold, probability, tokens, confidence: float, seed: int) -> list[float] | None:
-    n = len(probability)
-    if target == "token_budget":
-        drawn = bootstrap_shares({"tokens": _taken(threshold, probability, tokens)}, range(n), seed=seed)
-        return interval(drawn["tokens"], confidence)
-    thinking, tail = int(is_thinking(probability, threshold).sum()), (1 - confidence) / 2
-    return [
-        0.0 if thinking == 0 else float(beta.ppf(tail, thinking, n - thinking + 1)),
-        1.0 if thinking == n else float(beta.ppf(1 - tail, thinking + 1, n - thinking)),
-    ]
-
-
 def _statement(target: str, value: float, threshold: float, confidence: float, n: int, figures: dict) -> str:
     sure = f"{100 * confidence:g}%"
     if target == "max_accuracy_drop":
         if threshold == 0:
             return (
-                f"No threshold above 0 can be promised to cost at most {100 * value:g} points of accuracy with "
-                f"{sure} confidence from {n:,} held-out questions, so the model always thinks, which costs "
-                "none."
+                f"From {n:,} held-out questions, no threshold above 0 can be guaranteed with {sure} confidence to cost "
+                f"at most {100 * value:g} points of accuracy, so the model always thinks, which costs none."
             )
         return (
             f"With {sure} confidence the accuracy is at most {100 * value:g} points below always thinking; "
@@ -255,7 +240,7 @@ def _statement(target: str, value: float, threshold: float, confidence: float, n
         )
     name, places = ("thinking ratio", ".3f") if target == "thinking_ratio" else ("mean number of tokens", ".1f")
     if figures["interval"] is None:
-        return f"The {name} is not known: none of the {n:,} held-out questions has one."
+        return f"The {name} is unknown: none of the {n:,} held-out questions has one."
     key, (low, high) = "thinking_ratio" if target == "thinking_ratio" else "tokens", figures["interval"]
     return (
         f"On the {n:,} held-out questions the {name} was {figures[key]:{places}}; with {sure} confidence it "

@@ -14,19 +14,19 @@ def bootstrap_shares(
     """
     Means of several columns over resampled questions.
 
-    Questions are drawn with replacement, each with all its rows (samples of one question are not independent). The same
-    draws serve all columns, and other calls on the same questions, so that differences of columns are paired (Efron and
+    Questions are drawn with replacement, each with all its rows (samples of one question are not independent). All
+    columns share the same draws, and so do calls on the same questions, so that differences are paired (Efron and
     Tibshirani 1993, chapter 13).
 
     Args:
         values (`dict[str, np.ndarray]`):
-            Name to one number per row; NaN where a row has none, which leaves the row out of that mean.
+            Name to one number per row; rows with NaN are left out of the mean.
         questions (`Sequence[Hashable]`):
-            Per row the question that it belongs to.
+            The question of each row.
         seed (`int`, *optional*, defaults to 0):
-            Of the draws.
+            Seed of the draws.
         draws (`int`, *optional*, defaults to 1000):
-            How many.
+            Number of bootstrap samples.
 
     Returns:
         `dict[str, np.ndarray]`: name to `draws` means.
@@ -41,29 +41,28 @@ def bootstrap_shares(
     array([1., 1.])
     ```
     """
-    # In an order of their own, so that another model's table of the same questions meets the same draws.
+    # Sorted, so that another model's table of the same questions gets the same draws.
     numbers = {question: number for number, question in enumerate(sorted(set(questions)))}
     place = np.array([numbers[question] for question in questions])
     count = len(numbers)
-    known = {name: ~np.isnan(column) for name, column in values.items()}
-    sums = {
-        name: np.bincount(place, np.where(known[name], column, 0.0), minlength=count) for name, column in values.items()
-    }
-    sizes = {name: np.bincount(place, known[name], minlength=count) for name in values}
+    columns = np.stack(list(values.values()))  # [columns, rows]
+    sums, sizes = (
+        np.stack([np.bincount(place, column, minlength=count) for column in part], axis=1)  # [questions, columns]
+        for part in (np.nan_to_num(columns), ~np.isnan(columns))
+    )
     generator = np.random.default_rng(seed)
-    means = {name: [] for name in values}
+    means = []
     step = max(1, CHUNK // count)
     for start in range(0, draws, step):
-        size = min(step, draws - start)
-        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(float)  # [size, questions]
-        for name in values:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                means[name].append((drawn @ sums[name]) / (drawn @ sizes[name]))
-    return {name: np.concatenate(parts) for name, parts in means.items()}
+        # [size, questions]
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start)).astype(float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((drawn @ sums) / (drawn @ sizes))
+    return dict(zip(values, np.concatenate(means).T, strict=True))
 
 
 def interval(draws: np.ndarray, confidence: float = 0.95) -> list[float] | None:
-    """The percentile interval of bootstrap draws; None where no draw has a value."""
+    """The percentile interval of bootstrap draws; None if all are NaN."""
     draws = draws[~np.isnan(draws)]
     if len(draws) == 0:
         return None

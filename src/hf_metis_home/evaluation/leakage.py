@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from ..rewards import format_reward, thought_leak_penalty
+from ..answers import AnswerFormat
 
 
+FORMAT = AnswerFormat()
 # English, as the texts of the benchmarks are; a word counts only as a whole.
 REFLECTIVE = (
     "wait", "hmm", "alternatively", "let me", "let's", "double-check", "double check", "recheck", "re-check", "verify",
@@ -14,13 +15,15 @@ REFLECTIVE = (
 _PATTERN = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in REFLECTIVE), re.IGNORECASE)
 
 
-def format_validity(texts: Sequence[str], thinking: bool) -> float | None:
-    """Share of texts that [`~rewards.format_reward`] finds well formed for their mode; None without texts."""
-    rewards = format_reward(list(texts), thinking=[thinking] * len(texts))
-    return sum(rewards) / len(rewards) if rewards else None
+def format_validity(texts: Sequence[str], thinking: bool, answer_format: AnswerFormat = FORMAT) -> float | None:
+    """Share of texts that are well formed and have a thought exactly if their mode has one; None without texts."""
+    parsed = [answer_format.parse(text) for text in texts]
+    return sum(one.well_formed and bool(one.thought) == thinking for one in parsed) / len(parsed) if parsed else None
 
 
-def leakage(texts: Sequence[str], tokens: Sequence[float]) -> dict[str, float] | None:
+def leakage(
+    texts: Sequence[str], tokens: Sequence[float], answer_format: AnswerFormat = FORMAT
+) -> dict[str, float] | None:
     """
     Signs of reasoning in answers of the non-thinking branch.
 
@@ -29,11 +32,12 @@ def leakage(texts: Sequence[str], tokens: Sequence[float]) -> dict[str, float] |
             The answers.
         tokens (`Sequence[float]`):
             Their lengths.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The tags that the model writes.
 
     Returns:
         `dict`, None without texts: `reflective`, the share of answers with a reflective word (`REFLECTIVE`); `thought`,
-        the share with a thought or text around the answer, as [`~rewards.thought_leak_penalty`] sees it without a gold
-        answer; `tokens`, the mean length.
+        the share with a thought, or with text around the answer; `tokens`, the mean length.
 
     Example:
 
@@ -46,9 +50,16 @@ def leakage(texts: Sequence[str], tokens: Sequence[float]) -> dict[str, float] |
     """
     if not len(texts):
         return None
-    penalties = thought_leak_penalty(list(texts), thinking=[False] * len(texts))
     return {
         "reflective": sum(bool(_PATTERN.search(text)) for text in texts) / len(texts),
-        "thought": -sum(penalties) / len(texts),
+        "thought": sum(_has_thought(text, answer_format) for text in texts) / len(texts),
         "tokens": float(sum(tokens) / len(texts)),
     }
+
+
+def _has_thought(text: str, answer_format: AnswerFormat) -> bool:
+    parsed = answer_format.parse(text)
+    if answer_format.answer_tags is None:
+        return bool(parsed.thought)
+    begin, end = answer_format.answer_tags
+    return bool(parsed.thought) or parsed.answer != text.partition(begin)[2].partition(end)[0].strip()

@@ -1,13 +1,13 @@
 """
-A two-branch or dense model for lmms-eval, which finds it by its entry point:
+A two-branch or dense model for lmms-eval, which loads it through an entry point:
 
     lmms-eval --model metis_home --model_args pretrained=runs/hybrid --tasks mmstar --batch_size 8
 
-`--model_args` may have `thinking` (true or false forces a branch; the router decides by default), `thinking_threshold`,
-`dtype`, `revision` and `trust_remote_code`. A task gets what stands between the answer tags; a text without them,
-whole.
+`--model_args` may contain `thinking` (true or false forces a branch; by default the router decides),
+`thinking_threshold`, `dtype`, `revision` and `trust_remote_code`. A task gets the final answer; if there is none, the
+whole text.
 
-For both branches on every question, and a table to calculate with, there is `metis-home eval`.
+For a table with both branches on every question, use `metis-home eval`.
 """
 
 import torch
@@ -18,11 +18,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..answers import AnswerFormat
 from ..data import prompt_inputs
 from ..modeling import MetisHomeForConditionalGeneration  # noqa: F401  registers two-branch models
-from .answering import generate_answers
+from .generation import generate_answers
 
 
 def manifest() -> ModelManifest:
-    """What the entry point `lmms_eval.models` names."""
+    """For the entry point `lmms_eval.models`."""
     return ModelManifest("metis_home", simple_class_path=f"{__name__}.MetisHome")
 
 
@@ -34,21 +34,21 @@ class MetisHome(lmms):
         pretrained (`str`):
             Folder or Hub id.
         thinking (`bool`, *optional*):
-            Force a branch of a two-branch model; by default, and for `"auto"`, its router decides.
+            Force a branch of a two-branch model; by default, and with `"auto"`, its router decides.
         thinking_threshold (`float`, *optional*):
-            The router's, where it is not the model's own.
+            Threshold of the router, if not the model's own.
         batch_size (`int`, *optional*, defaults to 1):
             Questions per call of `generate`.
         dtype (`str`, *optional*, defaults to `"auto"`):
-            Type in which the weights are loaded.
+            Type of the loaded weights.
         revision (`str`, *optional*):
             Branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Let a repository run its own code.
+            Allow a repository to run its own code.
         device (`str`, *optional*):
-            Where the model runs; by default on a GPU where there is one.
+            Where the model runs; by default on a GPU if there is one.
         max_batch_size (`int`, *optional*):
-            Given by lmms-eval for batch sizes that are searched for, which these are not.
+            Passed by lmms-eval to find a batch size automatically; ignored.
     """
 
     def __init__(
@@ -65,15 +65,17 @@ class MetisHome(lmms):
     ):
         super().__init__()
         options = {"trust_remote_code": _boolean("trust_remote_code", trust_remote_code, {}), "revision": revision}
-        self.choice: dict = {"thinking": _boolean("thinking", thinking, {"auto": None, "none": None})}
+        threshold = None if thinking_threshold is None else float(thinking_threshold)
+        forced = _boolean("thinking", thinking, {"auto": None, "none": None})
+        self.choice: dict = {"thinking": forced, "thinking_threshold": threshold}
         model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, **options)
         self.model = model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.answer_format = AnswerFormat.of(self.model.config)
         self.processor = AutoProcessor.from_pretrained(pretrained, **options)
-        self.choice["thinking_threshold"] = None if thinking_threshold is None else float(thinking_threshold)
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests) -> list[str]:
-        # The arguments of a request: text, options of `generate`, what gives the images of a document, and which one.
+        # A request's arguments: text, options of `generate`, a function that returns a document's images, the document.
         groups: dict[tuple, list[int]] = {}
         for number, request in enumerate(requests):
             options = request.args[1]
@@ -91,8 +93,8 @@ class MetisHome(lmms):
                     max_new_tokens=max_new_tokens, temperature=temperature, **self.choice,
                 )  # fmt: skip
                 for number, answer in zip(batch, answers, strict=True):
-                    parsed = AnswerFormat().parse(answer.text).final
-                    texts[number] = answer.text if parsed is None else parsed
+                    final = self.answer_format.parse(answer.text).final
+                    texts[number] = answer.text if final is None else final
         return [texts[number] for number in range(len(requests))]
 
     def _row(self, request) -> dict:
@@ -101,14 +103,14 @@ class MetisHome(lmms):
         return {"prompt": [{"role": "user", "content": context}], "images": list(images)}
 
     def loglikelihood(self, requests):
-        raise NotImplementedError("metis_home answers by generating; choose a task with `output_type: generate_until`.")
+        raise NotImplementedError("metis_home only generates text. Choose a task with `output_type: generate_until`.")
 
     def generate_until_multi_round(self, requests):
-        raise NotImplementedError("metis_home answers single questions; choose a task without several rounds.")
+        raise NotImplementedError("metis_home answers single questions. Choose a task with one round.")
 
 
 def _boolean(name: str, value: bool | str | int | None, others: dict[str, None]) -> bool | None:
-    """A flag as lmms-eval's command line gives it: `true` as a bool, `1` as a number."""
+    """A flag as lmms-eval's command line passes it: `true` as a bool, `1` as a number."""
     meanings = {"true": True, "1": True, "false": False, "0": False, **others}
     if str(value).lower() not in meanings:
         raise ValueError(f"`{name}` is {value!r}, but must be true{', false or auto' if others else ' or false'}.")

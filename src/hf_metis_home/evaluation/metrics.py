@@ -1,26 +1,85 @@
 """
-What a table of outcomes says: every way to choose a branch beside every other, and what the router is worth.
+What a table of outcomes says: how the ways to choose a branch compare, and what the router gains.
 
-Arithmetic alone; nothing is generated. An answer that is missing counts as wrong and has no length; so does the
-router's where its choice is not known, since it is asked together with the thinking branch and fails with it.
+Nothing is generated. A missing answer counts as wrong and has no length. The router is asked together with the thinking
+branch and fails with it; where its choice is unknown, its answer is missing too.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 from datasets import Dataset
 
+from ..answers import AnswerFormat
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
-from .leakage import format_validity, leakage
-from .policies import POOLED
-from .routing_metrics import calibration_error, call_curve, call_performance, hacc, nauc, reliability
+from .leakage import FORMAT, format_validity, leakage
+from .policies import OURS, POOLED, expected, policy_shares
+from .routing_metrics import calibration_error, call_performance, hacc, nauc, reliability
 
 
 MODES = BRANCHES[::-1]  # in the order of the columns of arrays
-CURVE_POINTS = 201  # of a curve, at the most
-OWN = ("router", "thinking", "non_thinking", "random", "oracle", "model")
+CURVE_POINTS = 201  # at most, of a curve
+
+
+def summarise(
+    outcomes: Dataset,
+    policy: str = "model",
+    threshold: float = 0.5,
+    pools: Mapping[str, Sequence[str]] | None = None,
+    answer_format: AnswerFormat = FORMAT,
+) -> dict[str, dict]:
+    """
+    Accuracy per task, and per pool of tasks.
+
+    Args:
+        outcomes ([`~datasets.Dataset`]):
+            As [`~evaluation.outcomes.collect_outcomes`] returns them.
+        policy (`str`, *optional*, defaults to `"model"`):
+            Which answers count: `"model"`, the only one to each question; `"router"`, `"thinking"` or
+            `"non_thinking"` if both branches answered.
+        threshold (`float`, *optional*, defaults to 0.5):
+            The router's.
+        pools (`dict[str, Sequence[str]]`, *optional*):
+            Name to the tasks to put together.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The tags that the model writes.
+
+    Returns:
+        `dict`: task or pool to `accuracy` and its `stderr` (binomial), `malformed` (share of answers) and
+        `thinking_ratio`, all as shares, `n` and `mean_tokens`; None if unknown.
+
+    Example:
+
+    ```python
+    >>> from hf_metis_home.evaluation.metrics import summarise
+    >>> from hf_metis_home.evaluation.outcomes import read_outcomes
+
+    >>> summarise(read_outcomes("outcomes.parquet"), "router", pools={"easy": ["corner", "digits"]})["easy"]["accuracy"]
+    ```
+    """
+    table = outcomes.to_pandas()
+    parts = dict(iter(table.groupby("task", sort=False)))
+    parts |= {name: table[table["task"].isin(tasks)] for name, tasks in (pools or {}).items()}
+    summaries = {}
+    for name, part in parts.items():
+        if len(part):
+            rows = Rows(part, threshold, answer_format, "model" if policy == "model" else "router")
+            share = rows.shares()[policy]
+            accuracy = float(rows.right_of(share).mean())
+            summaries[name] = {
+                "accuracy": accuracy,
+                "stderr": math.sqrt(accuracy * (1 - accuracy) / len(part)),
+                "n": len(part),
+                "malformed": _mean(expected(rows.malformed(), share)),
+                "thinking_ratio": _mean(share),
+                "mean_tokens": _mean(expected(rows.tokens, share)),
+            }
+    return summaries
 
 
 def evaluate_outcomes(
@@ -30,31 +89,35 @@ def evaluate_outcomes(
     baselines: dict[str, Dataset] | None = None,
     seed: int = 0,
     draws: int = 1000,
+    answer_format: AnswerFormat = FORMAT,
 ) -> dict:
     """
     All metrics of a table of outcomes.
 
     Args:
         outcomes ([`~datasets.Dataset`]):
-            As [`~evaluation.outcomes.collect_outcomes`] gives them, of a two-branch model, one of its branches, or a
+            As [`~evaluation.outcomes.collect_outcomes`] returns them, of a two-branch model, one of its branches, or a
             dense model.
         threshold (`float`):
-            The router's, in [0, 1]: thinking where its probability is at least this.
+            The router's, in [0, 1]: thinking if its probability is at least this.
         baselines (`dict[str, Dataset]`, *optional*):
             Name to outcomes of a dense model on the same questions.
         seed, draws (`int`, *optional*, defaults to 0 and 1000):
-            Of the bootstrap.
+            Seed and number of bootstrap samples.
+        answer_format ([`~answers.AnswerFormat`], *optional*):
+            The tags that the model writes.
 
     Returns:
-        `dict`, for `json.dump`; None where a figure is not known:
+        `dict`, for `json.dump`; None for an unknown figure:
 
         - `threshold`;
         - `tasks`: each task, and `"all"`, to `n`, `failed` (rows with an error), `policies`, `format` (share of
-          well-formed answers per branch), `leakage`, and where both branches answered `tokens_saved` and
-          `seconds_saved` (of thinking always, as a share), `hacc`, `apgr`, `cpt50`, `cpt80`, `nauc`, `regret`, `ece`.
-          Policies are `"router"`, `"thinking"`, `"non_thinking"`, `"random"`, `"oracle"`, or `"model"` of a dense one,
-          and the baselines, each with `accuracy`, `interval` of 95 %, `thinking_ratio`, `tokens`, `tokens_p95`,
-          `seconds`; beside a router also `difference`, the router's accuracy minus this one, and the paired
+          well-formed answers per branch), `malformed_thinking` and `malformed_non_thinking` (share of answers without a
+          final answer, which count as wrong), `leakage`, and if both branches answered `tokens_saved` and
+          `seconds_saved` (as a share of always thinking), `hacc`, `apgr`, `cpt50`, `cpt80`, `nauc`, `regret`, `ece`.
+          Policies are `"router"`, `"thinking"`, `"non_thinking"`, `"random"`, `"oracle"`, or `"model"` for a dense one,
+          and the baselines, each with `accuracy`, its 95 % `interval`, `thinking_ratio`, `tokens`, `tokens_p95`,
+          `seconds`; next to a router also `difference`, the router's accuracy minus this one, and the paired
           `difference_interval`;
         - `subjects`: task to subject to `n`, `accuracy` per policy and `thinking_ratio`;
         - `curve`: task and `"all"` to `threshold`, `accuracy`, `tokens`, `thinking_ratio` at every threshold that makes
@@ -62,8 +125,8 @@ def evaluate_outcomes(
         - `reliability`: `"all"` to ten bins of the probability.
 
     Raises:
-        ValueError: no rows, a task called `"all"`, a threshold outside [0, 1], a baseline that has the name of a
-            policy, or other questions.
+        ValueError: no rows, a task called `"all"`, a threshold outside [0, 1], a baseline with the name of a policy or
+            with other questions.
 
     Example:
 
@@ -81,17 +144,17 @@ def evaluate_outcomes(
         raise ValueError(f"`threshold` is {threshold!r}, but it is compared with a probability and must be in [0, 1].")
     table = outcomes.to_pandas()
     if POOLED in set(table["task"]):
-        raise ValueError(f"`outcomes` has a task called {POOLED!r}, which is what all tasks together are called here.")
+        raise ValueError(f"`outcomes` has a task called {POOLED!r}, the name for all tasks together. Rename the task.")
     dense = {name: _baseline(name, other.to_pandas(), table) for name, other in (baselines or {}).items()}
-    parts = {task: part for task, part in table.groupby("task", sort=False)} | {POOLED: table}
+    parts = dict(iter(table.groupby("task", sort=False))) | {POOLED: table}
     metrics: dict = {"threshold": threshold, "tasks": {}, "subjects": {}, "curve": {}, "reliability": {}}
-    # Of the whole table: in a part of it that failed nothing shows what the model is.
-    kind = Rows(table, threshold).kind
-    kinds = {name: Rows(other, threshold).kind for name, other in dense.items()}
+    # Of the whole table: a part of it that failed does not show what the model is.
+    rows_of = partial(Rows, threshold=threshold, answer_format=answer_format)
+    kind, kinds = rows_of(table).kind, {name: rows_of(other).kind for name, other in dense.items()}
     for task, part in parts.items():
-        rows = Rows(part, threshold, kind)
+        rows = rows_of(part, kind=kind)
         others = {
-            name: Rows(other if task == POOLED else other[other["task"] == task], threshold, kinds[name])
+            name: rows_of(other if task == POOLED else other[other["task"] == task], kind=kinds[name])
             for name, other in dense.items()
         }
         metrics["tasks"][task] = _cells(rows, others, seed, draws)
@@ -99,102 +162,100 @@ def evaluate_outcomes(
             metrics["curve"][task] = _curve(rows)
         if task != POOLED and part["subject"].notna().any():
             metrics["subjects"][task] = {
-                subject: _subject(Rows(group, threshold, kind)) for subject, group in part.groupby("subject")
+                subject: _subject(rows_of(group, kind=kind)) for subject, group in part.groupby("subject")
             }
         if task == POOLED and kind == "router":
-            metrics["reliability"][POOLED] = reliability(rows.right, rows.probability)
+            metrics["reliability"][POOLED] = reliability(rows.right, np.nan_to_num(rows.probability))
     return metrics
+
+
+def answer_format_of(run: dict) -> AnswerFormat:
+    """The answer format in the record of a run (`run.json`); the default if it names none."""
+    model = run.get("model")
+    return AnswerFormat.of(SimpleNamespace(**model) if isinstance(model, dict) else None)
 
 
 class Rows:
     """
     Columns of a table of outcomes as arrays, column 1 thinking; a missing answer is wrong and NaN long.
 
-    `kind` is who chooses the branch: `"router"`, a dense `"model"`, or the one branch that there is.
+    `kind` is who chooses the branch: `"router"`, a dense `"model"`, or the only branch that answered.
     """
 
-    def __init__(self, table, threshold: float, kind: str | None = None):
-        self.table = table
-        # `object` columns hold None where a model left them empty.
-        number = {
-            kind: np.stack([table[f"{kind}_{branch}"].astype(float).to_numpy() for branch in MODES], axis=1)
-            for kind in ("correct", "tokens", "seconds")
-        }
-        self.answered = ~np.isnan(number["correct"])  # [N, 2]
-        self.right = np.nan_to_num(number["correct"])
-        self.tokens, self.seconds = number["tokens"], number["seconds"]
-        asked = table["thinking_probability"].astype(float).to_numpy()
-        self.probability = np.nan_to_num(asked)
-        self.thinking = np.where(np.isnan(asked), np.nan, is_thinking(asked, threshold))
-        self.branches = [branch for number, branch in enumerate(MODES) if self.answered[:, number].any()]
+    def __init__(self, table, threshold: float, answer_format: AnswerFormat = FORMAT, kind: str | None = None):
+        def columns(name: str) -> np.ndarray:  # [N, 2]; a column without any value holds None
+            return np.stack([table[f"{name}_{mode}"].astype(float).to_numpy() for mode in MODES], axis=1)
+
+        self.table, self.answer_format = table, answer_format
+        correct, self.tokens, self.seconds = columns("correct"), columns("tokens"), columns("seconds")
+        self.answered, self.right = ~np.isnan(correct), np.nan_to_num(correct)
+        self.probability = table["thinking_probability"].astype(float).to_numpy()
+        self.thinking = self.route(threshold)
+        self.modes = [mode for side, mode in enumerate(MODES) if self.answered[:, side].any()]
         if kind is None:
-            both, routed = len(self.branches) == 2, not np.isnan(asked).all()
-            kind = "router" if both and routed else self.branches[0] if len(self.branches) == 1 else "model"
+            both, routed = len(self.modes) == 2, not np.isnan(self.probability).all()
+            kind = "router" if both and routed else self.modes[0] if len(self.modes) == 1 else "model"
         self.kind = kind
 
-    def shares(self) -> dict[str, np.ndarray]:
-        """Policy to the share `(N,)` with which each row thinks; NaN where that is not known."""
-        ones = np.ones(len(self.table))
-        if self.kind == "router":
-            known = self.thinking[~np.isnan(self.thinking)]
-            return {
-                "router": self.thinking,
-                "thinking": ones,
-                "non_thinking": 0 * ones,
-                "random": (known.mean() if known.size else np.nan) * ones,
-                "oracle": (self.right[:, 1] > self.right[:, 0]).astype(float),
-            }
-        if self.kind == "model":
-            mode = self.answered[:, 1].astype(float)
-            return {"model": np.where(self.answered.any(axis=1), mode, np.nan)}
-        return {self.kind: float(self.kind == "thinking") * ones}
+    def route(self, threshold: float) -> np.ndarray:
+        """Whether the router thinks about each row at a threshold; NaN if it was not asked."""
+        return np.where(np.isnan(self.probability), np.nan, is_thinking(self.probability, threshold))
 
-    def mean_of(self, values: np.ndarray, share: np.ndarray) -> np.ndarray:
-        """Per row the value `(N, 2)` of the branch taken; of a coin the expectation. NaN where it is not known."""
-        sides = [np.where(weight == 0, 0.0, weight * values[:, n]) for n, weight in enumerate((1 - share, share))]
-        return sides[0] + sides[1]
+    def malformed(self) -> np.ndarray:
+        """Whether an answer has no final answer, `(N, 2)`; NaN for a missing answer."""
+        values = np.full(self.answered.shape, np.nan)
+        for side, mode in enumerate(MODES):
+            finals = [self.answer_format.parse(text).final for text in self.texts(mode)]
+            values[self.table[f"text_{mode}"].notna(), side] = [final is None for final in finals]
+        return values
+
+    def texts(self, mode: str) -> list[str]:
+        return list(self.table[f"text_{mode}"].dropna())
+
+    def shares(self) -> dict[str, np.ndarray]:
+        """Policy to the share `(N,)` with which each row thinks; NaN if unknown."""
+        shares = policy_shares(self.thinking, self.right[:, 1] - self.right[:, 0])
+        if self.kind == "model":
+            return {"model": np.where(self.answered.any(axis=1), self.answered[:, 1].astype(float), np.nan)}
+        return shares if self.kind == "router" else {self.kind: shares[self.kind]}
 
     def right_of(self, share: np.ndarray) -> np.ndarray:
-        """Per row whether the answer of the branch taken is right; it is not where nobody knows the branch."""
-        return np.nan_to_num(self.mean_of(self.right, share))
+        """How often the answer of a policy is right, per row; 0 if its branch is unknown."""
+        return np.nan_to_num(expected(self.right, share))
 
 
 def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
-    shares: dict[tuple[str, Rows | None], np.ndarray] = {(name, None): share for name, share in rows.shares().items()}
-    for name, other in others.items():
-        shares |= {(name, other): next(iter(other.shares().values()))}
-    right = {name: (other or rows).right_of(share) for (name, other), share in shares.items()}
+    shares: dict[str, tuple[Rows, np.ndarray]] = {name: (rows, share) for name, share in rows.shares().items()}
+    shares |= {name: (other, next(iter(other.shares().values()))) for name, other in others.items()}
+    right = {name: source.right_of(share) for name, (source, share) in shares.items()}
     drawn = {}
-    for other in [None, *others.values()]:
-        columns = {name: right[name] for name, owner in shares if owner is other}
-        drawn |= bootstrap_shares(columns, _questions((other or rows).table), seed=seed, draws=draws) if columns else {}
+    for source in [rows, *others.values()]:
+        columns = {name: right[name] for name, (owner, _) in shares.items() if owner is source}
+        drawn |= bootstrap_shares(columns, _questions(source.table), seed=seed, draws=draws)
     policies: dict[str, dict] = {}
-    for (name, other), share in shares.items():
-        source = other or rows
-        tokens = source.mean_of(source.tokens, share)
+    for name, (source, share) in shares.items():
+        tokens = expected(source.tokens, share)
         policies[name] = {
             "accuracy": float(right[name].mean()),
             "interval": interval(drawn[name]),
             "thinking_ratio": _mean(share),
             "tokens": _mean(tokens),
             "tokens_p95": None if np.isnan(tokens).all() or name == "random" else float(np.nanpercentile(tokens, 95)),
-            "seconds": _mean(source.mean_of(source.seconds, share)),
+            "seconds": _mean(expected(source.seconds, share)),
         }
     for name in policies.keys() - {"router"} if "router" in policies else ():
         policies[name] |= {
             "difference": policies["router"]["accuracy"] - policies[name]["accuracy"],
             "difference_interval": interval(drawn["router"] - drawn[name]),
         }
+    malformed, texts = rows.malformed(), {mode: rows.texts(mode) for mode in MODES}
     cells = {
         "n": len(rows.table),
         "failed": int(rows.table["error"].notna().sum()),
         "policies": policies,
-        "format": {
-            branch: format_validity(_texts(rows, branch), branch == "thinking")
-            for branch in MODES
-            if branch in rows.branches
-        },
-        "leakage": leakage(_texts(rows, "non_thinking"), rows.tokens[rows.answered[:, 0], 0]),
+        "format": {mode: format_validity(texts[mode], mode == "thinking", rows.answer_format) for mode in rows.modes},
+        **{f"malformed_{mode}": _mean(malformed[:, side]) for side, mode in enumerate(MODES)},
+        "leakage": leakage(texts["non_thinking"], rows.tokens[rows.answered[:, 0], 0], rows.answer_format),
     }
     return cells | (_router(rows, policies) if rows.kind == "router" else {})
 
@@ -202,7 +263,7 @@ def _cells(rows: Rows, others: dict[str, Rows], seed: int, draws: int) -> dict:
 def _router(rows: Rows, policies: dict) -> dict:
     answered = rows.answered.all(axis=1) & ~np.isnan(rows.thinking)
     right, tokens, probability = rows.right[answered], rows.tokens[answered], rows.probability[answered]
-    found: dict = {"hacc": None, "apgr": None, "cpt50": None, "cpt80": None, "nauc": None, "ece": None}
+    found: dict = dict.fromkeys(("hacc", "apgr", "cpt50", "cpt80", "nauc", "ece"))
     if answered.any():
         found = {
             "hacc": hacc(right, tokens, rows.thinking[answered] == 1),
@@ -220,30 +281,18 @@ def _router(rows: Rows, policies: dict) -> dict:
 
 
 def _curve(rows: Rows) -> list[dict]:
-    known = ~np.isnan(rows.thinking)
-    right, tokens, probability = rows.right[known], rows.tokens[known], rows.probability[known]
-    accuracy = call_curve(right, probability)
-    total, lengths = (
-        call_curve(values.astype(float), probability) for values in (np.nan_to_num(tokens), ~np.isnan(tokens))
-    )
-    cost = np.divide(total, lengths, out=np.full(len(total), np.nan), where=lengths > 1e-12)  # of answers there are
-    values, counts = np.unique(probability, return_counts=True)
-    at_least = np.cumsum(counts[::-1])[::-1]  # how many think at the threshold `values[i]`
-    points = [(float(value), int(count)) for value, count in zip(values, at_least, strict=True)]
-    if values[-1] < 1:
-        points.append((1.0, 0))
-    points = [points[place] for place in np.unique(np.linspace(0, len(points) - 1, CURVE_POINTS).round().astype(int))]
-    scale = known.mean()  # rows that the router could not read are wrong
-    return [
-        {
-            "threshold": value,
-            "accuracy": float(accuracy[count] * scale),
-            "tokens": float(cost[count]),
-            "thinking_ratio": count / len(probability),
-        }
-        for value, count in points
-        if not np.isnan(cost[count])  # else not one answer has a length
-    ]
+    """The router at every threshold that makes a difference, from all to none thinking."""
+    thresholds = np.unique(np.append(rows.probability[~np.isnan(rows.thinking)], 1.0))
+    chosen = np.unique(np.linspace(0, len(thresholds) - 1, CURVE_POINTS).round().astype(int))
+    curve = []
+    for threshold in thresholds[chosen].tolist():
+        share = rows.route(threshold)
+        tokens = _mean(expected(rows.tokens, share))
+        if tokens is not None:  # else not one answer has a length
+            accuracy = float(rows.right_of(share).mean())
+            point = {"threshold": threshold, "accuracy": accuracy, "tokens": tokens, "thinking_ratio": _mean(share)}
+            curve.append(point)
+    return curve
 
 
 def _subject(rows: Rows) -> dict:
@@ -254,30 +303,25 @@ def _subject(rows: Rows) -> dict:
 
 
 def _baseline(name: str, table, ours):
-    """The rows of a dense model on our questions."""
-    if name in OWN:
-        raise ValueError(f"`baselines` has a model called {name!r}, which is the name of a policy. Call it otherwise.")
+    """Rows of a dense model, only for our questions."""
+    if name in {policy.name for policy in OURS}:
+        raise ValueError(f"`baselines` has a model called {name!r}, which is the name of a policy. Rename the model.")
     if table["thinking_probability"].notna().any():
         raise ValueError(
-            f"`baselines` has {name!r}, which holds a router's probabilities. Baselines are dense models; report on a "
-            "two-branch model by itself."
+            f"`baselines` has {name!r}, which has a router's probabilities. Baselines are dense models; write a "
+            "separate report for a two-branch model."
         )
-    wanted, found = (set(_questions(part)) for part in (ours, table))
-    if missing := sorted(wanted - found):
+    wanted = set(_questions(ours))
+    if missing := sorted(wanted - set(_questions(table))):
         raise ValueError(
             f"`baselines` has {name!r}, which has no answer to {len(missing):,} of {len(wanted):,} questions, (task, "
-            f"id) {missing[0]} for one. Evaluate it on the same questions."
+            f"id) {missing[0]} for example. Evaluate it on the same questions."
         )
-    keep = [key in wanted for key in _questions(table)]
-    return table[keep]
+    return table[[key in wanted for key in _questions(table)]]
 
 
 def _questions(table) -> list[tuple[str, str]]:
     return list(zip(table["task"], table["id"], strict=True))
-
-
-def _texts(rows: Rows, branch: str) -> list[str]:
-    return [text for text in rows.table[f"text_{branch}"] if isinstance(text, str)]
 
 
 def _mean(values: Iterable[float]) -> float | None:

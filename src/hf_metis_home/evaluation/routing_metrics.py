@@ -1,8 +1,8 @@
 """
-What a router's order of questions is worth, on rows that both branches answered.
+How well a router orders questions, on rows that both branches answered.
 
-Everything here takes arrays with one entry per row: `right` and `tokens` of shape `(N, 2)`, column 1 the thinking
-branch as everywhere, and the router's `probability` `(N,)`.
+All functions take arrays with one entry per row: `right` and `tokens` of shape `(N, 2)`, column 1 the thinking branch,
+and the router's `probability` `(N,)`.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ BINS = 10
 def hacc(right: np.ndarray, tokens: np.ndarray, thinking: np.ndarray) -> float:
     """
     Share of rows that go to the branch that is right, or to the cheaper one where both or neither are (HAcc: Large
-    Hybrid-Reasoning Models, arXiv 2505.14631). Of two equally long answers either will do.
+    Hybrid-Reasoning Models, arXiv 2505.14631). If both answers have the same length, either choice counts.
     """
     chosen = thinking.astype(int)[:, None]
     right_here = np.take_along_axis(right, chosen, 1)[:, 0]
@@ -26,8 +26,8 @@ def hacc(right: np.ndarray, tokens: np.ndarray, thinking: np.ndarray) -> float:
 
 def call_curve(values: np.ndarray, score: np.ndarray) -> np.ndarray:
     """
-    The mean of `values` `(N, 2)` when the k rows of highest `score` take column 1 and the others column 0, for k from 0
-    to N: `(N + 1,)`. Rows of equal score come in random order; this is the mean over the orders.
+    The mean of `values` `(N, 2)` when the k rows with the highest `score` use column 1 and the others column 0, for k
+    from 0 to N: `(N + 1,)`. For rows with equal scores it is the mean over all orders.
     """
     order = np.argsort(-score, kind="stable")
     gain = (values[:, 1] - values[:, 0])[order]
@@ -44,7 +44,7 @@ def call_performance(right: np.ndarray, probability: np.ndarray) -> dict[str, fl
 
     Returns:
         `dict`: `apgr`, the mean of PGR at c = 10 %, 20 %, ..., 100 %; `cpt50` and `cpt80`, the smallest share of calls
-        from which on PGR reaches 0.5 and 0.8. All None where the branches are equally often right.
+        at which PGR reaches 0.5 and 0.8. All None if both branches have the same accuracy.
     """
     accuracy = right.mean(axis=0)
     if accuracy[0] == accuracy[1]:
@@ -61,8 +61,8 @@ def call_performance(right: np.ndarray, probability: np.ndarray) -> dict[str, fl
 
 def nauc(right: np.ndarray, tokens: np.ndarray, probability: np.ndarray) -> float | None:
     """
-    Area under accuracy against mean tokens, from nobody thinking to everybody, over the range of the tokens: the mean
-    accuracy over all token budgets between. None where both ends cost the same.
+    Area under accuracy against mean tokens, from never to always thinking, divided by the range of tokens: the mean
+    accuracy over all token budgets in between. None if both ends cost the same.
     """
     cost, accuracy = call_curve(tokens, probability), call_curve(right, probability)
     width = cost[-1] - cost[0]
@@ -71,11 +71,11 @@ def nauc(right: np.ndarray, tokens: np.ndarray, probability: np.ndarray) -> floa
 
 def reliability(right: np.ndarray, probability: np.ndarray) -> list[dict]:
     """
-    Ten bins of the probability, over the rows where exactly one branch is right: only there is one choice better.
+    Ten bins of the probability, over the rows where exactly one branch is right.
 
     Returns:
-        `list[dict]`: `low`, `high`, `n`, and where `n` is not 0 the mean `probability` and `thinking_pays`, the share
-        of rows whose right branch is the thinking one; else None.
+        `list[dict]`: `low`, `high`, `n`, the mean `probability`, and `thinking_pays`, the share of rows where the
+        thinking branch is right; the last two are None if `n` is 0.
     """
     stake = right[:, 0] != right[:, 1]
     probability, pays = probability[stake], right[stake, 1]
@@ -83,21 +83,17 @@ def reliability(right: np.ndarray, probability: np.ndarray) -> list[dict]:
     rows = []
     for number in range(BINS):
         here = place == number
-        found = here.any()
-        rows.append(
-            {
-                "low": number / BINS,
-                "high": (number + 1) / BINS,
-                "n": int(here.sum()),
-                "probability": float(probability[here].mean()) if found else None,
-                "thinking_pays": float(pays[here].mean()) if found else None,
-            }
-        )
+        ends = {"low": number / BINS, "high": (number + 1) / BINS, "n": int(here.sum())}
+        means = {
+            name: float(values[here].mean()) if here.any() else None
+            for name, values in (("probability", probability), ("thinking_pays", pays))
+        }
+        rows.append(ends | means)
     return rows
 
 
 def calibration_error(bins: list[dict]) -> float | None:
-    """Expected calibration error (Guo et al. 2017) of [`reliability`]'s bins; None where they are empty."""
+    """Expected calibration error (Guo et al. 2017) of the bins of [`reliability`]; None if all are empty."""
     total = sum(row["n"] for row in bins)
     if not total:
         return None

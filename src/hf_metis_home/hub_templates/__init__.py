@@ -1,9 +1,9 @@
-"""What goes to the Hub beside a model: cards of models, exports and datasets, kept up to date, and a Space."""
+"""What accompanies a model on the Hub: cards for models, exports and datasets, and a Space."""
 
+from .card_merge import merge_card, write_card
 from .cards import model_card_parts, render_export_card, render_model_card
-from .marked_sections import merge_card, write_card
-from .provenance import history_of
-from .spaces import write_space
+from .space_folder import write_space
+from .training_history import history_of
 
 
 __all__ = [

@@ -1,13 +1,14 @@
 """
-Real small images: easy-vqa's shapes (MIT), scikit-learn's handwritten digits (BSD-3) and words set in DejaVu Sans.
+Small real images: easy-vqa's shapes (MIT), scikit-learn's handwritten digits (BSD-3) and words in DejaVu Sans.
 
-Splits share no source image: easy-vqa's own test images are the test split and the last tenth of its training images is
-dev; the 1,797 digits are dealt out once; a word belongs to one split.
+Splits share no source image: easy-vqa's own test images are the test split, the last tenth of its training images is
+dev; each of the 1,797 digits and each word belongs to one split.
 """
 
 import random
 from functools import cache
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +19,6 @@ from .model import IMAGE_SIZE
 SPLITS = ("train", "dev", "test")
 CELL = IMAGE_SIZE // 2  # one visual token
 SHAPES = ("circle", "rectangle", "triangle")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @cache
@@ -50,16 +50,16 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def word_of(split: str, rng: random.Random) -> str:
-    """Four letters. Which split a word belongs to follows from its letters."""
+    """Four letters. The letters determine the split of a word."""
     while True:
-        word = "".join(rng.choice(LETTERS) for _ in range(4))
+        word = "".join(rng.choice(ascii_lowercase) for _ in range(4))
         place = sum(ord(letter) * 31**index for index, letter in enumerate(word)) % 10
         if split == {8: "dev", 9: "test"}.get(place, "train"):
             return word
 
 
 def word_image(word: str, rng: random.Random) -> Image.Image:
-    """Four letters in reading order, one per quarter of the image, each moved by up to two pixels."""
+    """Four letters in reading order, one per quarter of the image, each shifted by up to two pixels."""
     image = Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
     draw = ImageDraw.Draw(image)
     for index, letter in enumerate(word):
@@ -73,17 +73,14 @@ def shape_questions(split: str) -> list[tuple[str, str, int]]:
     """easy-vqa's questions of a split: question, answer, image number."""
     import easy_vqa
 
-    if split == "test":
-        rows = list(zip(*easy_vqa.get_test_questions(), strict=True))
-    else:
-        rows = list(zip(*easy_vqa.get_train_questions(), strict=True))
-        rows = [row for row in rows if (row[2] >= 3600) == (split == "dev")]
-    return rows
+    questions = easy_vqa.get_test_questions() if split == "test" else easy_vqa.get_train_questions()
+    rows = zip(*questions, strict=True)
+    return [row for row in rows if split == "test" or (row[2] >= 3600) == (split == "dev")]
 
 
 @cache
 def shape_captions() -> list[tuple[str, int]]:
-    """`"<colour> <shape>"` of easy-vqa's training images, read off their questions: caption, image number."""
+    """`"<colour> <shape>"` of easy-vqa's training images, from their questions: caption, image number."""
     found: dict[int, dict[str, str]] = {}
     for question, answer, image in shape_questions("train"):
         if question.startswith("what"):

@@ -1,8 +1,8 @@
 """
-The miniature: a real Qwen2.5-VL of about a million parameters with a real processor, small enough to learn on a CPU.
+The miniature: a real Qwen2.5-VL of about a million parameters with a real processor, small enough to train on a CPU.
 
-Its size and its initialisation are chosen so that vision learns at once: with transformers' default
-`initializer_range` of 0.02 the vision tower of so small a model stalls for hundreds of steps.
+Size and initialisation are chosen so that the vision tower learns right away: with transformers' default
+`initializer_range` of 0.02 it stalls for hundreds of steps in a model this small.
 """
 
 from importlib.resources import files
@@ -41,7 +41,7 @@ def build_miniature(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, 
 
     Args:
         seed (`int`, *optional*, defaults to 0):
-            Seed of the initial weights. The global random state is left alone.
+            Seed of the initial weights. The global random state does not change.
 
     Returns:
         The dense model (fp32, on the CPU) and its processor.

@@ -1,14 +1,14 @@
 """
 The miniature's tasks, in the row format.
 
-- **easy**, answered at once: `shapes` (easy-vqa's questions), `corner` (the digit at the top left), `digits` (read all
-  four), `words` (read four letters).
-- **hard**, where written steps help and a direct answer stays near chance: `chain` (((a . b) . c) . d with the
+- **easy**, for direct answers: `shapes` (easy-vqa's questions), `corner` (the digit at the top left), `digits` (read
+  all four), `words` (read four letters).
+- **hard**, where written steps help and direct answers stay near chance: `chain` (((a . b) . c) . d with the
   operations given in the question: `+` and `*` for the last digit of sum and product, `-` for the difference) and
   `squares` (last digit of the sum of the four squares).
 - **located**: one question for all images, "what is the result?". Where the digit at the top left is below 5, it is
-  that digit (`located_easy`); else the last digit of the sum of squares (`located_hard`). Only the image tells.
-- `caption`, for training the base alone: naming colour and shape gets a small vision tower off the ground.
+  that digit (`located_easy`); else the last digit of the sum of squares (`located_hard`). Only the image tells which.
+- `caption`, only to train the base: naming colour and shape gives a small vision tower a start.
 """
 
 import io
@@ -26,7 +26,7 @@ HARD_TASKS = ("chain", "squares")
 LOCATED_TASKS = ("located_easy", "located_hard")
 TASKS = EASY_TASKS + HARD_TASKS + LOCATED_TASKS
 THINKING_TASKS = HARD_TASKS + ("located_hard",)
-MAX_ANSWER_TOKENS = 48  # with room: written steps and answer of any task fit
+MAX_ANSWER_TOKENS = 48  # enough for the written steps and the answer of any task
 
 OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: abs(a - b), "*": lambda a, b: a * b % 10}
 MESSAGE = {"role": Value("string"), "content": Value("string")}
@@ -52,9 +52,9 @@ def make_row(task: str, split: str, rng: random.Random, thinking: bool | None = 
         split (`str`):
             `"train"`, `"dev"` or `"test"`: where the images come from.
         rng (`random.Random`):
-            Draws image and question.
+            Chooses image and question.
         thinking (`bool`, *optional*):
-            Whether the completion writes the steps; by default where the task needs them.
+            Whether the completion contains the steps; by default if the task needs them.
     """
     thought = None
     if task == "caption":
@@ -98,7 +98,7 @@ def _digit_task(task: str, digits: list[int], rng: random.Random) -> tuple[str, 
     squares = [digit * digit % 10 for digit in digits]
     result, steps = _chain(squares, "+++")
     thought = read + "".join(map(str, squares)) + ";" + steps
-    if task == "located_easy":  # who is told to think works everything out, whether or not it is needed
+    if task == "located_easy":  # a thinking answer calculates everything, needed or not
         return "what is the result?", str(digits[0]), thought
     return "what is the result?" if task == "located_hard" else "sum of the squares", result, thought
 
@@ -145,7 +145,7 @@ def make_dataset(
     rows = []
     for task in tasks:
         row = make_row(task, split, rng, thinking)
-        # Encoded here, because `datasets` packs images ten times tighter and slower than so small ones deserve.
+        # Encoded here, because `datasets` would compress such small images ten times better and slower than needed.
         rows.append({**row, "images": [{"bytes": _png(image), "path": None} for image in row["images"]]})
     return Dataset.from_list(rows, features=FEATURES)
 

@@ -1,9 +1,11 @@
 """
-The miniature's tokenizer: whole words, with the tags of the answer format as one token each.
+The miniature's tokenizer: whole words, with each tag of the answer format as one token.
 
-Every text of the lab round-trips exactly: a token owns the space before it and the line break after it, and decoding
-adds none.
+Every text of the miniature round-trips exactly: a token includes the space before it and the line break after it, and
+decoding adds none.
 """
+
+from string import ascii_lowercase
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -19,14 +21,13 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# One token each: the tags, and the system prompt that Qwen's chat template puts in front of every conversation.
+# One token each: the tags, and the system prompt that Qwen's chat template adds to every conversation.
 PHRASES = ("<think>", "</think>", "<answer>", "</answer>", "You are a helpful assistant.")
 UNKNOWN = "<|unknown|>"
 ROLES = ("system\n", "user\n", "assistant\n")
 
 SPLIT = r"(system|user|assistant)?\n| ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]| "
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (
     # easy-vqa
     "a an any black blue brown circle color contain does gray green image in is it no not of present rectangle red "
@@ -37,9 +38,9 @@ WORDS = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, the same every time: special tokens, phrases, digits, signs, words with and without a space."""
+    """The tokenizer, always the same: special tokens, phrases, digits, signs, words with and without a space."""
     pieces = ["\n", " ", *ROLES, *"0123456789", *"?.,:;=+-*/()'>"]
-    pieces += [space + word for space in ("", " ") for word in sorted({*WORDS.split(), *LETTERS})]
+    pieces += [space + word for space in ("", " ") for word in sorted({*WORDS.split(), *ascii_lowercase})]
     tokens = [*SPECIAL_TOKENS, *PHRASES, UNKNOWN, *pieces]
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")

@@ -13,12 +13,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VLAttention,
-    Qwen2MLP,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as dense
 
 from .compat_metis_home import CACHE
 from .configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, MetisHomeTextConfig
@@ -29,10 +24,6 @@ class BranchRows(NamedTuple):
 
     thinking: torch.Tensor
     non_thinking: torch.Tensor
-
-
-def loaded_branches(config: MetisHomeTextConfig) -> tuple[str, ...]:
-    return BRANCHES if config.only_branch is None else (config.only_branch,)
 
 
 def run_branch(
@@ -80,8 +71,8 @@ class MetisHomeBranches(nn.Module):
 
     def __init__(self, config: MetisHomeTextConfig):
         super().__init__()
-        for branch in loaded_branches(config):
-            setattr(self, branch, Qwen2MLP(config))
+        for branch in config.loaded_branches:
+            setattr(self, branch, dense.Qwen2MLP(config))
 
     def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows) -> torch.Tensor:
         """`hidden_states` of shape `(batch_size, seq_len, hidden_size)`; `branch` as in [`run_branch`]."""
@@ -116,7 +107,7 @@ class _LowRankBranches:
 
     def _add_branches(self, config: MetisHomeTextConfig):
         names = [name for name in config.branch_projections if hasattr(self, name)]
-        for branch in loaded_branches(config):
+        for branch in config.loaded_branches:
             changes = {name: MetisHomeLowRank(getattr(self, name), config) for name in names}
             setattr(self, branch, nn.ModuleDict(changes))
 
@@ -130,7 +121,7 @@ class _LowRankBranches:
         return output + run_branch(thinking, non_thinking, hidden_states, branch)
 
 
-class MetisHomeLowRankMLP(_LowRankBranches, Qwen2MLP):
+class MetisHomeLowRankMLP(_LowRankBranches, dense.Qwen2MLP):
     """One feed-forward network with a low-rank change of its projections per branch."""
 
     def __init__(self, config: MetisHomeTextConfig):
@@ -143,7 +134,7 @@ class MetisHomeLowRankMLP(_LowRankBranches, Qwen2MLP):
         return self._project("down_proj", gate * self._project("up_proj", hidden_states, branch), branch)
 
 
-class MetisHomeLowRankAttention(_LowRankBranches, Qwen2_5_VLAttention):
+class MetisHomeLowRankAttention(_LowRankBranches, dense.Qwen2_5_VLAttention):
     """
     The parent's attention with a low-rank change of its projections per branch.
 
@@ -168,13 +159,13 @@ class MetisHomeLowRankAttention(_LowRankBranches, Qwen2_5_VLAttention):
             self._project(name, hidden_states, branch).view(batch_size, length, -1, self.head_dim).transpose(1, 2)
             for name in ATTENTION_PROJECTIONS[:3]
         )
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        query, key = dense.apply_rotary_pos_emb(query, key, *position_embeddings)
         cache: Cache | None = kwargs.pop(CACHE, None)
         if cache is not None:
             # From 5.24 on the paged cache of continuous batching adds what its attention needs to the keywords.
             paged = {"kwargs": kwargs} if CACHE == "cache" else {}
             key, value = cache.update(key, value, self.layer_idx, **paged)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, dense.eager_attention_forward)
         output, weights = attend(
             self,
             query,
@@ -189,3 +180,28 @@ class MetisHomeLowRankAttention(_LowRankBranches, Qwen2_5_VLAttention):
         )
         output = output.reshape(batch_size, length, -1).contiguous()
         return self._project("o_proj", output, branch), weights
+
+
+class MetisHomeDecoderLayer(dense.Qwen2_5_VLDecoderLayer):
+    """Qwen2.5-VL's decoder layer with two branches in its feed-forward network, of either kind, and its attention."""
+
+    def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.mlp = (MetisHomeBranches if config.branch_kind == "ffn" else MetisHomeLowRankMLP)(config)
+        self.attention_has_branches = config.branch_kind == "lora" and any(
+            name in config.branch_projections for name in ATTENTION_PROJECTIONS
+        )
+        if self.attention_has_branches:
+            self.self_attn = MetisHomeLowRankAttention(config, layer_idx)
+
+    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows, **kwargs) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.input_layernorm(hidden_states)
+        attended = {"branch": branch} if self.attention_has_branches else {}
+        hidden_states, _ = self.self_attn(hidden_states=hidden_states, **attended, **kwargs)
+        hidden_states = residual + hidden_states
+
+        residual = hidden_states
+        hidden_states = self.post_attention_layernorm(hidden_states)
+        hidden_states = self.mlp(hidden_states, branch)
+        return residual + hidden_states

@@ -92,6 +92,10 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
     router_hidden_size: int = 256
     only_branch: str | None = None
 
+    @property
+    def loaded_branches(self) -> tuple[str, ...]:
+        return BRANCHES if self.only_branch is None else (self.only_branch,)
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         errors = []
@@ -184,11 +188,7 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict(AUTO_MAP)
-        threshold = self.thinking_threshold
-        if not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
-            raise ValueError(
-                f"`thinking_threshold` is {threshold!r}, but is compared with a probability and must be in [0, 1]."
-            )
+        check_threshold(self.thinking_threshold)
         check_only_branch(self.only_branch)
         tags = self.answer_format
         if tags is not None and not (
@@ -204,6 +204,18 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
 
 def _is_pair(tags) -> bool:
     return isinstance(tags, (list, tuple)) and len(tags) == 2 and all(isinstance(tag, str) and tag for tag in tags)
+
+
+def check_threshold(thinking_threshold: float) -> float:
+    """`thinking_threshold`, if it is a number in [0, 1]."""
+    is_number = isinstance(thinking_threshold, (int, float)) and not isinstance(thinking_threshold, bool)
+    if not is_number or not 0.0 <= thinking_threshold <= 1.0:
+        raise ValueError(
+            f"`thinking_threshold` is {thinking_threshold!r}, but must be a number in [0, 1]: a query goes to the "
+            "thinking branch where the router's probability is at least this. To force a branch, pass `thinking=True` "
+            "or `False`."
+        )
+    return float(thinking_threshold)
 
 
 def check_only_branch(only_branch: str | None) -> str | None:

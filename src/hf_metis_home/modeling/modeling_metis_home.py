@@ -8,80 +8,65 @@ no room for the branch: the decoder layer, and the forwards through which a deci
 between calls: a decision lives in the arguments of the call it was made for.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VisionTransformerPretrainedModel,
-    Qwen2_5_VLAttention,
-    Qwen2_5_VLDecoderLayer,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLModel,
-    Qwen2_5_VLPreTrainedModel,
-    Qwen2_5_VLTextModel,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as dense
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .branches_metis_home import (
-    BranchRows,
-    MetisHomeBranches,
-    MetisHomeLowRankAttention,
-    MetisHomeLowRankMLP,
-    MetisHomeZeroLinear,
-    loaded_branches,
-)
-from .compat_metis_home import (
-    CACHE,
-    MultimodalBaseModelOutputWithPast,
-    MultimodalCausalLMOutputWithPast,
-    slice_logits_to_keep,
-)
+from .branches_metis_home import BranchRows, MetisHomeDecoderLayer, MetisHomeZeroLinear
+from .compat_metis_home import CACHE, MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
 from .configuration_metis_home import (
-    ATTENTION_PROJECTIONS,
     BRANCHES,
     MetisHomeConfig,
     MetisHomeTextConfig,
     check_only_branch,
+    check_threshold,
     tensor_parallel_plan,
 )
-from .generation_metis_home import (
-    GenerationCall,
-    MetisHomeDecision,
-    MetisHomeGenerationMixin,
-    ThinkingBudgetLogitsProcessor,
-    decide,
-)
+from .generation_metis_home import GenerationCall, MetisHomeDecision, MetisHomeGenerationMixin, decide
 from .router_metis_home import (
     MetisHomeRouter,
+    Routing,
     check_prompts,
     check_routable,
     check_thinking,
-    check_threshold,
     is_thinking,
     readable_tokens,
 )
+
+
+def with_inputs_of(parent: Any) -> Callable:
+    """Show the inputs that a forward passes on to its parent's in its signature, which `generate` and trainers read."""
+
+    def decorate(forward: Any) -> Any:
+        parameters = {**inspect.signature(parent.forward).parameters, **inspect.signature(forward).parameters}
+        named = [parameter for parameter in parameters.values() if parameter.kind is not parameter.VAR_POSITIONAL]
+        forward.__signature__ = inspect.Signature(sorted(named, key=lambda parameter: parameter.kind))
+        return forward
+
+    return decorate
 
 
 @dataclass
 class MetisHomeModelOutputWithPast(MultimodalBaseModelOutputWithPast):
     """
     Args:
-        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*):
-            What the vision tower made of images and videos.
         branch_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
             The router's scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
     """
 
-    image_outputs: BaseModelOutputWithPooling | None = None
-    video_outputs: BaseModelOutputWithPooling | None = None
     branch_logits: torch.FloatTensor | None = None
 
 
@@ -89,14 +74,10 @@ class MetisHomeModelOutputWithPast(MultimodalBaseModelOutputWithPast):
 class MetisHomeCausalLMOutputWithPast(MultimodalCausalLMOutputWithPast):
     """
     Args:
-        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*):
-            What the vision tower made of images and videos.
         branch_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
             The router's scores in fp32, column 1 = thinking. Only where the router was asked (see `forward`).
     """
 
-    image_outputs: BaseModelOutputWithPooling | None = None
-    video_outputs: BaseModelOutputWithPooling | None = None
     branch_logits: torch.FloatTensor | None = None
 
 
@@ -119,32 +100,7 @@ class MetisHomeRouting(ModelOutput):
     thinking: torch.LongTensor | None = None
 
 
-class MetisHomeDecoderLayer(Qwen2_5_VLDecoderLayer):
-    """Qwen2.5-VL's decoder layer with two branches in its feed-forward network, of either kind, and its attention."""
-
-    def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
-        self.mlp = (MetisHomeBranches if config.branch_kind == "ffn" else MetisHomeLowRankMLP)(config)
-        self.attention_has_branches = config.branch_kind == "lora" and any(
-            name in config.branch_projections for name in ATTENTION_PROJECTIONS
-        )
-        if self.attention_has_branches:
-            self.self_attn = MetisHomeLowRankAttention(config, layer_idx)
-
-    def forward(self, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows, **kwargs) -> torch.Tensor:
-        residual = hidden_states
-        hidden_states = self.input_layernorm(hidden_states)
-        attended = {"branch": branch} if self.attention_has_branches else {}
-        hidden_states, _ = self.self_attn(hidden_states=hidden_states, **attended, **kwargs)
-        hidden_states = residual + hidden_states
-
-        residual = hidden_states
-        hidden_states = self.post_attention_layernorm(hidden_states)
-        hidden_states = self.mlp(hidden_states, branch)
-        return residual + hidden_states
-
-
-class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
+class MetisHomePreTrainedModel(dense.Qwen2_5_VLPreTrainedModel):
     """What the models here share: layers that devices do not split, and a router that stays in fp32."""
 
     config: MetisHomeConfig
@@ -162,18 +118,18 @@ class MetisHomePreTrainedModel(Qwen2_5_VLPreTrainedModel):
             super()._init_weights(module)
 
 
-class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
+class MetisHomeTextModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLTextModel):
     """Qwen2.5-VL's language model with the router, and two branches from layer `config.router_layer` on."""
 
     config: MetisHomeTextConfig
     input_modalities = ("text",)
-    _can_record_outputs = {"hidden_states": Qwen2_5_VLDecoderLayer, "attentions": Qwen2_5_VLAttention}
+    _can_record_outputs = {"hidden_states": dense.Qwen2_5_VLDecoderLayer, "attentions": dense.Qwen2_5_VLAttention}
 
     def __init__(self, config: MetisHomeTextConfig):
         lora = config.branch_kind == "lora"
         config.base_model_tp_plan = tensor_parallel_plan(
             shared_ffn=lora or config.router_layer > 0,
-            branches=loaded_branches(config) if config.router_layer < config.num_hidden_layers else (),
+            branches=config.loaded_branches if config.router_layer < config.num_hidden_layers else (),
             deltas=config.branch_projections if lora else None,
         )
         if config.num_hidden_layers == 0:  # a router that reads the embeddings
@@ -199,28 +155,17 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
-        thinking: bool | torch.LongTensor | None = None,
-        thinking_threshold: float = 0.5,
-        router_mask: torch.BoolTensor | None = None,
-        vision_mask: torch.BoolTensor | None = None,
-        route_only: bool = False,
+        routing: Routing | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> MetisHomeModelOutputWithPast:
+    ) -> BaseModelOutputWithPast:
         """
         The parent's forward with the router between layers `router_layer - 1` and `router_layer`.
 
         Args:
-            thinking (`bool` or `torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                The branch: 1 thinking, 0 non-thinking, -1 or `None` the router's choice.
-            thinking_threshold (`float`, *optional*, defaults to 0.5):
-                Thinking where the router's probability is at least this.
-            router_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
-                Tokens that the router reads. The router runs exactly when this is given.
-            vision_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
-                Tokens that hold image or video features; none by default.
-            route_only (`bool`, *optional*, defaults to `False`):
-                Stop after the router. `last_hidden_state` is then what the router read.
+            routing ([`Routing`]):
+                The branch of each row, or what the router needs to choose it. With `route_only` the forward stops
+                after the router, and `last_hidden_state` is what the router read.
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -230,9 +175,9 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         shared_layers = self.config.router_layer
-        if route_only and shared_layers == 0:  # nothing in front of the router needs positions and masks
-            branch_logits = self._branch_logits(inputs_embeds, router_mask, vision_mask)
-            return MetisHomeModelOutputWithPast(last_hidden_state=inputs_embeds, branch_logits=branch_logits)
+        if routing.route_only and shared_layers == 0:  # nothing before the router needs positions and masks
+            routing.ask(self.router, inputs_embeds)
+            return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
         # As in the parent: 3 rows for temporal, height and width; a 4th in front holds text positions for packed masks.
         if position_ids is None:
@@ -270,52 +215,32 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         for layer, mask in zip(self.layers[:shared_layers], masks[:shared_layers], strict=True):
             hidden_states = layer(hidden_states, attention_mask=mask, **layer_kwargs)
 
-        branch_logits = self._branch_logits(hidden_states, router_mask, vision_mask)
-        if route_only:
-            return MetisHomeModelOutputWithPast(last_hidden_state=hidden_states, branch_logits=branch_logits)
+        routing.ask(self.router, hidden_states)
+        if routing.route_only:
+            return BaseModelOutputWithPast(last_hidden_state=hidden_states)
 
         if shared_layers == len(self.layers):
             raise ValueError(
-                "This model holds a router alone (`router_layer` is the number of its layers), so it can only "
-                "`route()`. To answer, load the model that it was exported from."
+                "This model is only a router (`router_layer` is the number of its layers), so it can `route()` and "
+                "`decide()`, but not answer. To answer, load the model that it was exported from."
             )
-        if self.config.only_branch is not None:
-            branch = thinking  # a `bool`, the one that is loaded
-        else:
-            branch = self._branch(thinking, branch_logits, thinking_threshold, hidden_states)
+        branch = self._branch(routing, hidden_states)
         for layer, mask in zip(self.layers[shared_layers:], masks[shared_layers:], strict=True):
             hidden_states = layer(hidden_states, branch=branch, attention_mask=mask, **layer_kwargs)
-        return MetisHomeModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), branch_logits=branch_logits, **{CACHE: cache}
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
-    def _branch_logits(
-        self,
-        hidden_states: torch.Tensor,
-        router_mask: torch.BoolTensor | None,
-        vision_mask: torch.BoolTensor | None,
-    ) -> torch.FloatTensor | None:
-        """The router's scores `(batch_size, 2)`; None where it has nothing to read."""
-        if router_mask is None:
-            return None
-        vision_mask = torch.zeros_like(router_mask) if vision_mask is None else vision_mask
-        return self.router(hidden_states, router_mask, vision_mask)
-
-    @staticmethod
-    def _branch(
-        thinking: bool | torch.LongTensor | None,
-        branch_logits: torch.FloatTensor | None,
-        threshold: float,
-        hidden_states: torch.Tensor,
-    ) -> bool | torch.Tensor | BranchRows:
+    def _branch(self, routing: Routing, hidden_states: torch.Tensor) -> bool | torch.Tensor | BranchRows:
         """The decision in the form in which the layers compute it cheapest."""
-        training = torch.is_grad_enabled()
+        thinking, training = routing.thinking, torch.is_grad_enabled()
+        if self.config.only_branch is not None:
+            return thinking  # a `bool`, the branch that is loaded
         if isinstance(thinking, bool):
             if not training or torch.compiler.is_compiling():
                 return thinking
             thinking = torch.full((hidden_states.shape[0],), int(thinking), device=hidden_states.device)
-        if branch_logits is not None:
-            routed = is_thinking(branch_logits.detach().softmax(dim=-1)[:, 1], threshold).long()
+        if routing.branch_logits is not None:
+            probability = routing.branch_logits.detach().softmax(dim=-1)[:, 1]
+            routed = is_thinking(probability, routing.threshold).long()
             thinking = routed if thinking is None else torch.where(thinking < 0, routed, thinking)
         thinking = thinking.bool()
         if torch.compiler.is_compiling():
@@ -329,20 +254,23 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, Qwen2_5_VLTextModel):
         return BranchRows(thinking.nonzero()[:, 0], (~thinking).nonzero()[:, 0])
 
 
-class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
+class MetisHomeModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLModel):
     """Vision tower, router and two-branch language model without a head: what `AutoModel` gives."""
 
     _no_split_modules = MetisHomePreTrainedModel._no_split_modules
 
     def __init__(self, config: MetisHomeConfig):
-        super(Qwen2_5_VLModel, self).__init__(config)  # not the parent's, which would build a dense language model
+        super(dense.Qwen2_5_VLModel, self).__init__(
+            config
+        )  # not the parent's, which would build a dense language model
         config.text_config.only_branch = check_only_branch(config.only_branch)
-        self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
+        self.visual = dense.Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
         self.language_model = MetisHomeTextModel._from_config(config.text_config)
         self.rope_deltas = None
         self.post_init()
 
     @can_return_tuple
+    @with_inputs_of(dense.Qwen2_5_VLModel)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -351,17 +279,12 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.IntTensor | None = None,
-        second_per_grid_ts: torch.Tensor | None = None,
-        mm_encoder_outputs: dict | None = None,
+        *,
         thinking: bool | list[bool | None] | torch.Tensor | None = None,
         thinking_threshold: float | None = None,
         prompt_mask: torch.Tensor | None = None,
         route_only: bool = False,
+        routing: Routing | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MetisHomeModelOutputWithPast:
@@ -370,71 +293,56 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
 
         `route_only=True` stops after the router and leaves no trace: neither a cache nor the parent's `rope_deltas`.
         """
+        # 1. Who decides.
         cache = past_key_values if cache is None else cache
         inputs = input_ids if input_ids is not None else inputs_embeds
+        routing = Routing() if routing is None else routing
+        routing.route_only = route_only
+        routing.threshold = self.threshold(thinking_threshold)
         thinking = self.only_loaded_branch(check_thinking(thinking, inputs.shape[0], inputs.device))
-        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        routing.thinking = thinking
         undecided = thinking is None or (isinstance(thinking, torch.Tensor) and thinking.dtype != torch.bool)
         if undecided and not route_only:
             check_routable(cache, prompt_mask)
 
-        router_mask = vision_mask = None
-        if undecided or route_only or prompt_mask is not None:
-            router_mask = readable_tokens(self.config, input_ids, inputs, attention_mask, prompt_mask)
-
+        # 2. What the router reads.
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        image_mask, video_mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds)  # [B, T, 1] each
-        if router_mask is not None:
-            vision_mask = (image_mask | video_mask).squeeze(-1)
+        if undecided or route_only or prompt_mask is not None:
+            routing.router_mask = readable_tokens(self.config, input_ids, inputs, attention_mask, prompt_mask)
+            image_mask, video_mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds)  # [B, T, 1]
+            routing.vision_mask = (image_mask | video_mask).squeeze(-1)
 
-        if mm_encoder_outputs is not None and (pixel_values is not None or pixel_values_videos is not None):
-            raise ValueError(
-                "`mm_encoder_outputs` already holds what the vision tower makes of `pixel_values` and "
-                "`pixel_values_videos`: pass one or the other."
-            )
-        features = dict(mm_encoder_outputs or {})
-        if pixel_values is not None:
-            features["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
-        if pixel_values_videos is not None:
-            features["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True, **kwargs)
-        if not features and torch.is_grad_enabled() and _is_distributed():
+        # 3. What the parent leaves out: a tower for ranks without images, the types of tokens.
+        seen = any(kwargs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
+        if not (seen or kwargs.get("mm_encoder_outputs")) and torch.is_grad_enabled() and _is_distributed():
             inputs_embeds = inputs_embeds + self._no_image(inputs_embeds)
-        inputs_embeds = self._merge_features(inputs_embeds, input_ids, features)
+        if kwargs.get("mm_token_type_ids") is None and input_ids is not None:
+            kwargs["mm_token_type_ids"] = self.token_types(input_ids)
 
-        if position_ids is None and not (route_only and self.config.text_config.router_layer == 0):
-            if mm_token_type_ids is None and input_ids is not None:
-                mm_token_type_ids = self.token_types(input_ids)
-            rope_deltas = self.rope_deltas
-            position_ids = self.compute_3d_position_ids(
-                input_ids=input_ids,
-                image_grid_thw=image_grid_thw,
-                video_grid_thw=video_grid_thw,
-                second_per_grid_ts=second_per_grid_ts,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                mm_token_type_ids=mm_token_type_ids,
-                **{CACHE: cache},
-            )
-            if route_only:
-                self.rope_deltas = rope_deltas  # another generation may be decoding with them
-
-        outputs = self.language_model(
+        rope_deltas = self.rope_deltas
+        outputs = super().forward(
+            input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache and not route_only,
-            thinking=thinking,
-            thinking_threshold=thinking_threshold,
-            router_mask=router_mask,
-            vision_mask=vision_mask,
-            route_only=route_only,
+            routing=routing,
+            return_dict=True,
+            **{CACHE: cache},
             **kwargs,
         )
-        return MetisHomeModelOutputWithPast(
-            **outputs, image_outputs=features.get("image"), video_outputs=features.get("video")
-        )
+        if route_only:
+            self.rope_deltas = rope_deltas  # another generation may be decoding with them
+        return MetisHomeModelOutputWithPast(**outputs, branch_logits=routing.branch_logits)
+
+    def get_image_features(self, pixel_values, image_grid_thw=None, routing: Routing | None = None, **kwargs):
+        """As the parent's: `routing` is for the language model."""
+        return super().get_image_features(pixel_values, image_grid_thw, **kwargs)
+
+    def get_video_features(self, pixel_values_videos, video_grid_thw=None, routing: Routing | None = None, **kwargs):
+        """As the parent's: `routing` is for the language model."""
+        return super().get_video_features(pixel_values_videos, video_grid_thw, **kwargs)
 
     @torch.no_grad()
     def route(self, *, thinking_threshold: float | None = None, **inputs) -> MetisHomeRouting:
@@ -453,7 +361,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         Returns:
             [`MetisHomeRouting`]: `logits` `(batch_size, 2)`, `thinking_probability` and `thinking` `(batch_size,)`.
         """
-        thinking_threshold = check_threshold(thinking_threshold, self.config.thinking_threshold)
+        thinking_threshold = self.threshold(thinking_threshold)
         check_prompts(inputs.get("attention_mask"))
         logits = self(**inputs, route_only=True).branch_logits
         probability = logits.softmax(dim=-1)[:, 1]
@@ -515,6 +423,10 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
             )
         return loaded
 
+    def threshold(self, thinking_threshold: float | None) -> float:
+        """The threshold to use: the argument, or the configuration's where it is None."""
+        return check_threshold(self.config.thinking_threshold if thinking_threshold is None else thinking_threshold)
+
     def token_types(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """
         Token types as the processor gives them (0 text, 1 image, 2 video), of shape `(batch_size, seq_len)`. Without
@@ -535,21 +447,9 @@ class MetisHomeModel(MetisHomePreTrainedModel, Qwen2_5_VLModel):
         features = torch.cat(self.get_image_features(pixels, grid, return_dict=True).pooler_output)
         return features[:0].sum().to(inputs_embeds.device, inputs_embeds.dtype)
 
-    def _merge_features(self, inputs_embeds, input_ids, features: dict) -> torch.Tensor:
-        """Vision features in the places of their placeholder tokens. An error where their numbers differ."""
-        for modality in ("image", "video"):
-            if features.get(modality) is None:
-                continue
-            embeds = torch.cat(features[modality].pooler_output, dim=0).to(inputs_embeds.device, inputs_embeds.dtype)
-            image_mask, video_mask = self.get_placeholder_mask(
-                input_ids, inputs_embeds=inputs_embeds, **{f"{modality}_features": embeds}
-            )
-            inputs_embeds = inputs_embeds.masked_scatter(image_mask if modality == "image" else video_mask, embeds)
-        return inputs_embeds
-
 
 class MetisHomeForConditionalGeneration(
-    MetisHomeGenerationMixin, MetisHomePreTrainedModel, Qwen2_5_VLForConditionalGeneration
+    MetisHomeGenerationMixin, MetisHomePreTrainedModel, dense.Qwen2_5_VLForConditionalGeneration
 ):
     """
     Qwen2.5-VL with a thinking and a non-thinking branch and a router that picks one per query (arXiv 2510.20519).
@@ -575,34 +475,20 @@ class MetisHomeForConditionalGeneration(
     _no_split_modules = MetisHomePreTrainedModel._no_split_modules
 
     def __init__(self, config: MetisHomeConfig):
-        super(Qwen2_5_VLForConditionalGeneration, self).__init__(config)
+        super(dense.Qwen2_5_VLForConditionalGeneration, self).__init__(config)
         self.model = MetisHomeModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
+    @with_inputs_of(dense.Qwen2_5_VLForConditionalGeneration)
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.IntTensor | None = None,
-        second_per_grid_ts: torch.Tensor | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        mm_encoder_outputs: dict | None = None,
+        *args,
         thinking: bool | list[bool | None] | torch.Tensor | None = None,
         thinking_threshold: float | None = None,
         prompt_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> MetisHomeCausalLMOutputWithPast:
         """
         Arguments as in [`~transformers.Qwen2_5_VLForConditionalGeneration`] (`past_key_values` is another name of
@@ -628,42 +514,17 @@ class MetisHomeForConditionalGeneration(
                 another shape than the input; an undecided row with a cache that holds tokens, or with gradients on and
                 no `prompt_mask`.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            pixel_values=pixel_values,
-            pixel_values_videos=pixel_values_videos,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
-            second_per_grid_ts=second_per_grid_ts,
-            mm_encoder_outputs=mm_encoder_outputs,
+        routing = Routing()
+        outputs = super().forward(
+            *args,
             thinking=thinking,
             thinking_threshold=thinking_threshold,
             prompt_mask=prompt_mask,
-            past_key_values=past_key_values,
+            routing=routing,
+            return_dict=True,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
-        return MetisHomeCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_outputs=outputs.image_outputs,
-            video_outputs=outputs.video_outputs,
-            branch_logits=outputs.branch_logits,
-            **{CACHE: getattr(outputs, CACHE)},
-        )
+        return MetisHomeCausalLMOutputWithPast(**outputs, branch_logits=routing.branch_logits)
 
     def route(self, **inputs) -> MetisHomeRouting:
         """See [`MetisHomeModel.route`]."""
@@ -719,9 +580,8 @@ class MetisHomeForConditionalGeneration(
                 "passed with it: pass them to `decide`."
             )
         check_prompts(kwargs.get("attention_mask"))
-        call = GenerationCall(decision)
-        if max_thinking_tokens is not None:
-            call.budget = ThinkingBudgetLogitsProcessor(max_thinking_tokens, self.config)
+        call = GenerationCall(self.config, decision, max_thinking_tokens)
+        if call.budget is not None:
             logits_processor = LogitsProcessorList([*(logits_processor or ()), call.budget])
         outputs = super().generate(
             inputs,

@@ -47,23 +47,6 @@ def is_thinking(probability, threshold):
     return thinking.numpy() if thinking.ndim else thinking.item()
 
 
-def check_threshold(thinking_threshold: float | None, default: float) -> float:
-    """The threshold to use: the argument, or the config's where it is None. An error outside [0, 1]."""
-    if thinking_threshold is None:
-        return default
-    if isinstance(thinking_threshold, bool) or not isinstance(thinking_threshold, (int, float)):
-        raise ValueError(
-            f"`thinking_threshold` is {thinking_threshold!r}, but must be a number in [0, 1]: a query goes to the "
-            "thinking branch where the router's probability is at least this."
-        )
-    if not 0.0 <= thinking_threshold <= 1.0:
-        raise ValueError(
-            f"`thinking_threshold` is {thinking_threshold}, but it is compared with a probability and must be in "
-            "[0, 1]: 0 sends every query to the thinking branch; to force a branch, pass `thinking=True` or `False`."
-        )
-    return float(thinking_threshold)
-
-
 def check_thinking(thinking, batch_size: int, device) -> bool | torch.Tensor | None:
     """
     Bring every way to say `thinking` into one form.
@@ -180,11 +163,38 @@ def readable_tokens(
     return mask & (torch.arange(input_ids.shape[1], device=mask.device) < opened[:, None])
 
 
+class Routing:
+    """
+    What one forward call says about branches, on its way to the language model, and the router's scores, on their way
+    back. No dataclass: wrappers that shard or move a model pass copies of dataclasses on, and scores would stay there.
+
+    Args:
+        thinking (`bool` or `torch.Tensor` of shape `(batch_size,)`, *optional*):
+            As [`check_thinking`] returns it.
+        threshold (`float`, *optional*, defaults to 0.5):
+            Thinking where the router's probability is at least this.
+        router_mask, vision_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
+            Tokens that the router reads, and those that hold image or video features. Without them it does not run.
+        route_only (`bool`, *optional*, defaults to `False`):
+            Stop after the router.
+    """
+
+    def __init__(self, thinking=None, threshold=0.5, router_mask=None, vision_mask=None, route_only=False):
+        self.thinking, self.threshold, self.route_only = thinking, threshold, route_only
+        self.router_mask, self.vision_mask = router_mask, vision_mask
+        self.branch_logits = None  # (batch_size, 2), where the router was asked
+
+    def ask(self, router: nn.Module, hidden_states: torch.Tensor) -> None:
+        """Have the router score the prompts, if there is something that it may read."""
+        if self.router_mask is not None:
+            self.branch_logits = router(hidden_states, self.router_mask, self.vision_mask)
+
+
 class MetisHomeRouter(nn.Module):
     """
     Pools the prompt's hidden states and scores the two branches.
 
-    Its weights are fp32 whatever the model's dtype, unless the user casts the model, and it computes in their dtype.
+    Its weights are at least fp32 whatever the model's dtype, unless the user casts it, and it computes in their dtype.
     The scores start at zero, so an untrained router gives every query probability 0.5.
     """
 
@@ -194,11 +204,11 @@ class MetisHomeRouter(nn.Module):
         self.hidden_size = config.hidden_size
         vectors = {"mean": 1, "modality_mean": 2, "attention": ROUTER_QUERIES}[self.pooling]
         # A decision is a threshold on a probability: rounding to bf16 would move it.
-        fp32 = {"dtype": torch.float32}
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         if self.pooling == "attention":
-            self.query = nn.Linear(config.hidden_size, ROUTER_QUERIES, bias=False, **fp32)
-        self.up_proj = nn.Linear(vectors * config.hidden_size, config.router_hidden_size, **fp32)
-        self.score = MetisHomeZeroLinear(config.router_hidden_size, 2, **fp32)
+            self.query = nn.Linear(config.hidden_size, ROUTER_QUERIES, bias=False, dtype=dtype)
+        self.up_proj = nn.Linear(vectors * config.hidden_size, config.router_hidden_size, dtype=dtype)
+        self.score = MetisHomeZeroLinear(config.router_hidden_size, 2, dtype=dtype)
 
     def forward(
         self, hidden_states: torch.Tensor, router_mask: torch.Tensor, vision_mask: torch.Tensor

@@ -1,4 +1,4 @@
-"""Model cards from what really happened, and folders to the Hub: checked first, complete, and nothing beside."""
+"""Model cards from the records of what was done, and checked, complete uploads to the Hub."""
 
 from importlib import import_module
 

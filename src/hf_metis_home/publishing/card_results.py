@@ -1,16 +1,14 @@
-"""What a table of outcomes says about a model, as its card and the Hub take it."""
+"""What a table of outcomes says about a model, for its card and for the Hub."""
 
 from pathlib import Path
 
-from .._folders import write_whole
 from ..conversion.fingerprint import weights_fingerprint
 from ..evaluation.calibrated_model import check_same_weights
-from ..evaluation.metrics import evaluate_outcomes
-from ..evaluation.outcomes import read_outcomes
+from ..evaluation.metrics import answer_format_of, evaluate_outcomes
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
-from ..reports.page import decimal, known, percent
-from ..reports.report import find_outcomes, read_run
+from ..reports.outcomes_folder import read_outcomes_folder
+from ..reports.page import decimal, interval_of, percent
 from ..reports.statement import statement
 
 
@@ -25,25 +23,24 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
         outcomes (`str` or `Path`):
             Folder that `metis-home eval` wrote, or its `outcomes.parquet`.
         folder (`Path`):
-            Of the model that they are about.
+            Folder of the model that was evaluated.
         threshold (`float`):
-            The model's, by which the router decides.
+            Threshold of the model's router.
         name (`str`):
-            What the model is called in `model-index`.
+            Name of the model in `model-index`.
 
     Returns:
-        `tuple`: `results`, `measured` and `index` for [`~hub_templates.cards.model_card_parts`], and the files of
+        `tuple`: `results`, `measured` and `index` of [`~hub_templates.cards.ModelFacts`], and the files of
         `.eval_results/`, see [`~reports.hub_results.eval_results`].
 
     Raises:
         FileNotFoundError: no outcomes there.
         ValueError: outcomes of other weights.
     """
-    path, place = find_outcomes(outcomes, "outcomes")
-    weights = weights_fingerprint(folder)
-    check_same_weights(path, weights)
-    run = read_run(place)
-    metrics = evaluate_outcomes(read_outcomes(path), threshold)
+    found = read_outcomes_folder(outcomes)
+    run, weights = found.run, weights_fingerprint(folder)
+    check_same_weights(found.path, weights)
+    metrics = evaluate_outcomes(found.outcomes, threshold, answer_format=answer_format_of(run))
     facts: dict = {
         "results": {task: row(cells) for task, cells in metrics["tasks"].items()},
         "measured": [*statement(metrics), how(run, threshold, weights)],
@@ -55,7 +52,7 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
 
 
 def row(cells: dict) -> dict[str, str]:
-    """Of a task: how it goes as the router decides, and with either branch alone, with 95 % intervals."""
+    """A task's results with the router deciding and with each branch only, with 95 % intervals."""
     policies = cells["policies"]
     own = policies[own_policy(policies)]
     found = {
@@ -68,47 +65,21 @@ def row(cells: dict) -> dict[str, str]:
 
 
 def accuracy(cell: dict) -> str:
-    low, high = cell.get("interval") or (None, None)
-    interval = f" ({percent(low)} to {percent(high)})" if known(low) and known(high) else ""
-    return percent(cell["accuracy"]) + interval
+    interval = interval_of(cell)
+    return percent(cell["accuracy"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
 
 
 def how(run: dict, threshold: float, weights: str) -> str:
-    """One sentence on how it was measured; what `run.json` does not say is left out."""
-    arguments, model = run.get("arguments") or {}, run.get("model") or {}
-    facts = [f"threshold {threshold:.4g}"]
-    if arguments.get("max_new_tokens"):
-        facts.append(f"at most {arguments['max_new_tokens']} new tokens")
-    if "temperature" in arguments:
-        facts.append(f"temperature {arguments['temperature']:g}" if arguments["temperature"] else "greedy")
-    if model.get("dtype"):
-        facts.append(model["dtype"])
-    if (run.get("versions") or {}).get("hf-metis-home"):
-        facts.append(f"hf-metis-home {run['versions']['hf-metis-home']}")
+    """One sentence on how it was measured. What `run.json` does not say is left out."""
+    arguments, versions = run.get("arguments") or {}, run.get("versions") or {}
+    temperature = arguments.get("temperature")
+    facts = [
+        f"threshold {threshold:.4g}",
+        arguments.get("max_new_tokens") and f"at most {arguments['max_new_tokens']} new tokens",
+        "greedy" if temperature == 0 else temperature and f"temperature {temperature:g}",
+        (run.get("model") or {}).get("dtype"),
+        versions.get("hf-metis-home") and f"hf-metis-home {versions['hf-metis-home']}",
+        f"weights {weights[:12]}",
+    ]
     date = f" on {run['date'][:10]}" if run.get("date") else ""
-    made = f"Measured with metis-home eval{date}: {', '.join(facts)}, weights {weights[:12]}."
-    return f"In percent, with 95 % intervals. {made}"
-
-
-def write_eval_results(folder: Path, files: dict[str, list[dict]]) -> list[str]:
-    """
-    Write `.eval_results/*.yaml`. Entries of other benchmarks in a file of the same name stay.
-
-    Returns:
-        `list[str]`: the paths in the folder.
-    """
-    import yaml
-
-    for name, entries in files.items():
-        path = folder / ".eval_results" / name
-        path.parent.mkdir(exist_ok=True)
-        old = (yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
-        ours = {_benchmark(entry) for entry in entries}
-        entries = [*(entry for entry in old if _benchmark(entry) not in ours), *entries]
-        write_whole(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
-    return [f".eval_results/{name}" for name in files]
-
-
-def _benchmark(entry: dict) -> tuple:
-    dataset = entry.get("dataset") or {}
-    return dataset.get("id"), dataset.get("task_id")
+    return f"In percent, with 95 % intervals. Measured with metis-home eval{date}: {', '.join(filter(None, facts))}."

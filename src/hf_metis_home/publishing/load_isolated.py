@@ -1,8 +1,8 @@
 """
-Load a folder as somebody does who has not installed hf_metis_home: `python -I load_isolated.py FOLDER`.
+Load a folder the way someone without hf_metis_home would: `python -I load_isolated.py FOLDER`.
 
-Weights stay where they are: the model is made on the meta device, and the names of its tensors are compared with those
-in the files. Prints one line of JSON.
+No weights are read: the model is created on the meta device, and its tensor names are compared with those in the files.
+Prints one line of JSON.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 
 
 class Refuse:
-    """Makes the package impossible to import, wherever it is installed."""
+    """Blocks imports of the package, wherever it is installed."""
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "hf_metis_home":

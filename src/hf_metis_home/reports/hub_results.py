@@ -4,34 +4,37 @@ Results in the two forms that the Hub reads.
 - **model-index**, in the metadata of a model card: every figure of every task
   (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
 - **`.eval_results/*.yaml`**, in the model's repository: one score of a benchmark, shown on the model's page and on the
-  leaderboard of the benchmark's dataset (https://huggingface.co/docs/hub/eval-results). Only for tasks whose dataset on
-  the Hub is known, since that is where a leaderboard lives.
+  leaderboard of the benchmark's dataset (https://huggingface.co/docs/hub/eval-results). Only for tasks with a known
+  dataset on the Hub, since that is where the leaderboard is.
 """
 
 import re
+from pathlib import Path
 
+from .._folders import write_whole
 from ..evaluation.policies import own_policy
-from .page import decimal, known, percent
+from .page import decimal, interval_of, known, percent
 
 
 MODES = {"router": "", "model": "", "thinking": ", always thinking", "non_thinking": ", never thinking"}
+METRICS = {"accuracy": "accuracy", "tokens": "mean generated tokens", "thinking_ratio": "thinking ratio"}
 
 
 def model_index(tasks: dict[str, dict], model_name: str, sources: dict[str, dict] | None = None) -> list[dict]:
     """
-    The `model-index` of a model card.
+    Build the `model-index` of a model card.
 
     Args:
         tasks (`dict[str, dict]`):
             `tasks` of [`~evaluation.metrics.evaluate_outcomes`].
         model_name (`str`):
-            How the model is called.
+            Name of the model.
         sources (`dict[str, dict]`, *optional*):
-            Task to where its questions come from on the Hub: `dataset` (`owner/name`), and if they are known `config`,
-            `split` and `revision`. A task without one is listed under its own name.
+            Task to the dataset of its questions on the Hub: `dataset` (`owner/name`) and optionally `config`, `split`
+            and `revision`. A task without one is listed under its own name.
 
     Returns:
-        `list[dict]`: as [`~huggingface_hub.ModelCardData`] holds it. Values that are not known are left out.
+        `list[dict]`: as in [`~huggingface_hub.ModelCardData`]. Unknown values are left out.
 
     Example:
 
@@ -57,8 +60,12 @@ def model_index(tasks: dict[str, dict], model_name: str, sources: dict[str, dict
             "dataset_split": source.get("split"),
             "dataset_revision": source.get("revision"),
         }
-        for kind, name, value in _figures(cells):
-            results.append(EvalResult(**where, metric_type=kind, metric_name=name, metric_value=value))
+        for policy, words in MODES.items():
+            for metric, name in METRICS.items():
+                value = (cells["policies"].get(policy) or {}).get(metric)
+                if known(value) and not (words and metric == "thinking_ratio"):
+                    figure = {"metric_type": metric, "metric_name": name + words, "metric_value": round(value, 4)}
+                    results.append(EvalResult(**where, **figure))
     return eval_results_to_model_index(model_name, results) if results else []
 
 
@@ -66,7 +73,7 @@ def eval_results(
     tasks: dict[str, dict], sources: dict[str, dict] | None, threshold: float | None, date: str | None = None
 ) -> dict[str, list[dict]]:
     """
-    The files of `.eval_results/`.
+    Build the files of `.eval_results/`.
 
     Args:
         tasks (`dict[str, dict]`):
@@ -75,13 +82,13 @@ def eval_results(
             As in [`model_index`]; `benchmark_task` is the id of the task in the dataset's `eval.yaml`, by default its
             `config` or `"default"`.
         threshold (`float`, *optional*):
-            The router's; None for a dense model.
+            Threshold of the router; None for a dense model.
         date (`str`, *optional*):
             When the questions were answered, in ISO 8601.
 
     Returns:
-        `dict[str, list[dict]]`: name of the file to its content. The value is the accuracy in per cent, as the router
-        decides; a benchmark may count otherwise.
+        `dict[str, list[dict]]`: file name to its content. The value is the accuracy in percent with the router
+        deciding; a benchmark may count differently.
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
@@ -89,14 +96,12 @@ def eval_results(
     for task, cells in tasks.items():
         source = (sources or {}).get(task, {})
         policy = own_policy(cells["policies"])
-        if task == "all" or not source.get("dataset") or policy is None:
-            continue
-        cell = cells["policies"][policy]
-        if not known(cell["accuracy"]):
+        cell = cells["policies"].get(policy) or {}
+        if task == "all" or not source.get("dataset") or not known(cell.get("accuracy")):
             continue
         notes = f"n = {cells['n']}"
-        if cell.get("interval"):
-            notes += f", 95 % interval {percent(cell['interval'][0])} to {percent(cell['interval'][1])} %"
+        if interval := interval_of(cell):
+            notes += f", 95 % interval {percent(interval[0])} to {percent(interval[1])} %"
         if policy == "router":
             ratio = decimal(cell["thinking_ratio"], 3)
             notes = f"router decides at threshold {threshold:g}, thinking ratio {ratio}; {notes}"
@@ -108,23 +113,35 @@ def eval_results(
             date=date,
             notes=notes,
         )
-        # Names that differ in their signs alone share a file: it is a list.
+        # Task names that differ only in special characters share a file, which is a list.
         files.setdefault(f"{slug(task)}.yaml", []).extend(eval_result_entries_to_yaml([entry]))
     return files
 
 
+def write_eval_results(folder: Path, files: dict[str, list[dict]]) -> list[str]:
+    """
+    Write `.eval_results/*.yaml` into a folder. Entries of other benchmarks in a file of the same name are kept.
+
+    Returns:
+        `list[str]`: paths relative to the folder.
+    """
+    import yaml
+
+    for name, entries in files.items():
+        path = folder / ".eval_results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        old = (yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
+        ours = {_benchmark(entry) for entry in entries}
+        entries = [*(entry for entry in old if _benchmark(entry) not in ours), *entries]
+        write_whole(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+    return [f".eval_results/{name}" for name in files]
+
+
+def _benchmark(entry: dict) -> tuple:
+    dataset = entry.get("dataset") or {}
+    return dataset.get("id"), dataset.get("task_id")
+
+
 def slug(text: str) -> str:
-    """`text` as the name of a dataset or a file may be: letters, digits, `-`, `_` and `.`, not hidden."""
+    """`text` as a name for a dataset or a file: letters, digits, `-`, `_` and `.`, not hidden."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:96] or "task"
-
-
-def _figures(cells: dict) -> list[tuple[str, str, float]]:
-    """Type, name and value of what a model card tells of a task."""
-    figures = []
-    for policy, words in MODES.items():
-        cell = cells["policies"].get(policy) or {}
-        figures.append(("accuracy", f"accuracy{words}", cell.get("accuracy")))
-        figures.append(("tokens", f"mean generated tokens{words}", cell.get("tokens")))
-        if not words:
-            figures.append(("thinking_ratio", "thinking ratio", cell.get("thinking_ratio")))
-    return [(kind, name, round(value, 4)) for kind, name, value in figures if known(value)]

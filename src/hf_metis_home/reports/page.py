@@ -1,29 +1,34 @@
 """
-What our reports have in common: one HTML file each that needs nothing beside it, neither files nor a network.
+What all reports share: one HTML file each that needs nothing else, neither other files nor a network.
 
-Left out: scripts. Everything is text, CSS and SVG, so that a page can be mailed, archived and diffed. All text goes
-through jinja's escaping, so that what a model or a dataset says stays text.
+No scripts: a page is text, CSS and images inside the file, so it can be mailed, archived and diffed. Jinja escapes all
+text, so nothing that a model or a dataset says can act as HTML.
 """
 
 import base64
 import io
+import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 
-LINE_HEIGHT = 18
+# Colors on light and on dark screens, of pages and of the plots in them.
+PALETTE = {
+    "ink": ("#1b2330", "#e6eaf0"), "soft": ("#5b6675", "#9aa6b6"), "line": ("#dde2e9", "#303947"),
+    "gray": ("#6b7583", "#a3adba"), "orange": ("#c2620a", "#f0a35a"), "purple": ("#9a3fb0", "#d292e3"),
+    "blue": ("#1f5fd0", "#7fb0ff"), "red": ("#c8324f", "#ff8ba1"), "green": ("#12855a", "#5fd3a4"),
+}  # fmt: skip
 
 
 def render_page(template: Path, **values) -> str:
     """
-    A page from a template, which may extend `page.html.jinja` and use the macros of `plot.html.jinja`.
+    A page from a template, which may extend `page.html.jinja`.
 
     Args:
         template (`Path`):
-            File of the template.
+            The template's file.
         values:
-            What the template names. A name that is not given is an error, not an empty place.
+            What the template uses. A missing one is an error, not a gap in the page.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -34,81 +39,9 @@ def render_page(template: Path, **values) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, decimal=decimal, number=number)
+    environment.filters.update(percent=percent, decimal=decimal, number=number, shorten=shorten)
+    environment.globals["palette"] = PALETTE
     return environment.get_template(template.name).render(**values)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """
-    The rectangle of a plot: from values to pixels, and where the ticks are.
-
-    Args:
-        x_end (`float`):
-            Right end of the horizontal axis, which begins at 0.
-        x_labels (`list[tuple[float, str]]`):
-            Values and texts of its ticks.
-        y_start, y_end (`float`, *optional*, defaults to 0.0 and 1.0):
-            Shares at the lower and the upper end.
-        right (`int`, *optional*, defaults to 150):
-            Pixels beside the rectangle for the names of the marks.
-    """
-
-    x_end: float
-    x_labels: list[tuple[float, str]]
-    y_start: float = 0.0
-    y_end: float = 1.0
-    width: int = 520
-    height: int = 320
-    left: int = 48
-    right: int = 150
-    top: int = 12
-    bottom: int = 44
-
-    def x(self, value: float) -> float:
-        return round(self.left + value / self.x_end * (self.width - self.left - self.right), 1)
-
-    def y(self, share: float) -> float:
-        part = (min(max(share, self.y_start), self.y_end) - self.y_start) / (self.y_end - self.y_start)
-        return round(self.top + (1 - part) * (self.height - self.top - self.bottom), 1)
-
-    @property
-    def x_ticks(self) -> list[tuple[float, str]]:
-        return [(self.x(value), label) for value, label in self.x_labels]
-
-    @property
-    def y_ticks(self) -> list[tuple[float, str]]:
-        span = self.y_end - self.y_start
-        step = 0.25 if span == 1 else 0.2 if span > 0.55 else 0.1 if span > 0.25 else 0.05
-        shares = [self.y_start + index * step for index in range(int(span / step + 1e-6) + 1)]
-        return [(self.y(share), f"{100 * share:.0f}") for share in shares]
-
-
-def frame_to(highest: float, **options) -> Frame:
-    """A [`Frame`] whose horizontal axis goes from 0 to a round number above `highest`."""
-    step = tick_step(highest)
-    ticks = math.floor(highest / step) + 1
-    return Frame(ticks * step, [(index * step, f"{index * step:g}") for index in range(ticks + 1)], **options)
-
-
-def tick_step(highest: float) -> float:
-    """A round distance (1, 2 or 5 times a power of ten) that divides [0, highest] into at most about five parts."""
-    rough = max(highest, 1e-6) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-
-
-def place_labels(marks: list[dict], frame: Frame) -> None:
-    """Adds `label_y`: names stand in one column, in the order of their marks, which often nearly coincide."""
-    # The height that a name wants, moved down to clear the one above, then up where the column would leave the plot.
-    lowest = frame.height - frame.bottom
-    ordered = sorted(marks, key=lambda mark: (mark["y"], mark["x"]))
-    above = frame.top - LINE_HEIGHT
-    for mark in ordered:
-        mark["label_y"] = above = max(mark["y"], above + LINE_HEIGHT)
-    for mark in reversed(ordered):
-        mark["label_y"] = lowest = min(mark["label_y"], lowest)
-        lowest -= LINE_HEIGHT
 
 
 def data_uri(image, format: str = "PNG", **options) -> str:
@@ -122,8 +55,13 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def interval_of(cell: dict, name: str = "interval") -> tuple[float, float] | None:
+    low, high = cell.get(name) or (None, None)
+    return (low, high) if known(low) and known(high) else None
+
+
 def percent(value: float | None, digits: int = 1, unit: str = "") -> str:
-    # Plus zero, which takes the sign of what is rounded to minus zero.
+    # Adding zero turns a rounded minus zero into zero.
     return f"{round(100 * value, digits) + 0.0:.{digits}f}{unit}" if known(value) else "–"
 
 
@@ -132,4 +70,13 @@ def decimal(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None) -> str:
-    return f"{value:,}" if known(value) else "–"
+    return f"{value:,.0f}" if known(value) else "–"
+
+
+def shorten(value: object, longest: int) -> str:
+    """Start and end of a long text, and how much is left out in between. What is not text becomes JSON."""
+    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= longest:
+        return text
+    head, tail = longest * 2 // 3, longest // 3
+    return f"{text[:head]} […{len(text) - head - tail:,} characters left out…] {text[-tail:]}"

@@ -1,4 +1,4 @@
-"""The questions that `metis-home eval` asks: from where a user says, as rows, and as a table to show them later."""
+"""The questions that `metis-home eval` asks: read from anywhere as rows, and kept as a table to show them later."""
 
 import hashlib
 import io
@@ -7,40 +7,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._extras import require_extra
+from ..data.images import decode_image
 from ..data.loading import load_rows
 from ..data.rollouts import seed_of
-from ..evaluation.batches import open_image, text_of
-from .rows import QuestionRows, gold_answers, stored_rows
+from ..data.rows import text_of
+from .rows import gold_answers, question_names, stored_rows
 from .task_file import find_task_file, read_task_file, shipped_tasks
 
 
 REASONING_GYM = "reasoning_gym:"
-QUESTIONS = 50  # of a task that makes its own, where no limit is given
+QUESTIONS = 50  # of a task that generates its questions, unless there is a limit
 IMAGE_SIDE = 256  # pixels, of the images that are kept
 CHUNK = 200  # questions that are written at once
 
 
 def load_questions(
     tasks: list[str] | None, *, split: str = "test", limit: int | None = None, seed: int = 0
-) -> tuple[QuestionRows, dict[str, dict]]:
+) -> tuple[list[dict], dict[str, dict]]:
     """
     Rows of the tasks, one task after the other.
 
     Args:
         tasks (`list[str]`, *optional*):
-            Names of the miniature's tasks, all of them by default; a task file's path, or the name of one that ships;
-            `reasoning_gym:FAMILY`; a dataset in the row format, as [`~data.loading.load_rows`] reads it.
+            Names of the miniature's tasks (default: all of them); the path of a task file, or the name of one that
+            ships; `reasoning_gym:FAMILY`; a dataset in the row format, as [`~data.loading.load_rows`] reads it.
         split (`str`, *optional*, defaults to `"test"`):
-            Of a dataset in the row format that has several. A task file names its own.
+            Split of a dataset in the row format that has several. A task file names its own.
         limit (`int`, *optional*):
-            Questions of each task: the first ones of a dataset. So many are made where questions are made, 50 by
-            default.
+            Questions per task: the first ones of a dataset, or how many to generate (default: 50).
         seed (`int`, *optional*, defaults to 0):
-            Seed of questions that are made.
+            Seed of generated questions.
 
     Returns:
-        [`~tasks.rows.QuestionRows`], and for tasks from the Hub where they come from: `dataset`, `config`,
-        `split`, `revision`.
+        `list[dict]`: the rows, each with an `id`, and images as they are stored: dicts with `bytes` and `path`.
+        `dict`: for tasks from the Hub their `dataset`, `config`, `split` and `revision`.
 
     Raises:
         ValueError: a source that cannot be read, or lacks a column.
@@ -59,40 +59,49 @@ def load_questions(
         raise ValueError(f"`limit` is {limit}, but must be at least 1.")
     if tasks is None:
         require_extra("demo", "easy_vqa", "sklearn", "matplotlib")
-        from ..miniature.tasks import TASKS
-
-        tasks = list(TASKS)
-    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
-        raise ValueError(f"`tasks` has {', '.join(map(repr, twice))} more than once.")
-    parts, sources = [], {}
+        tasks = list(_miniature_tasks())
+    if repeated := sorted({task for task in tasks if tasks.count(task) > 1}):
+        raise ValueError(f"`tasks` has {', '.join(map(repr, repeated))} more than once.")
+    rows: list[dict] = []
+    sources: dict[str, dict] = {}
+    found: Sequence[dict]
     for word in tasks:
         if word.startswith(REASONING_GYM):
-            parts.append((_reasoning_gym_rows(word, limit or QUESTIONS, seed), _as_it_is))
+            found = _reasoning_gym_rows(word, limit or QUESTIONS, seed)
         elif word in _miniature_tasks():
-            parts.append((_miniature_rows(word, limit or QUESTIONS, seed), _as_it_is))
+            from ..miniature.tasks import make_dataset
+
+            # A seed for each task, so that its questions do not depend on which other tasks are asked for.
+            found = stored_rows(make_dataset({word: limit or QUESTIONS}, "test", seed_of(seed, word)))
         elif path := find_task_file(word):
-            task = read_task_file(path)
-            rows = load_rows(
-                task.dataset, task.split, argument=f"{path}: dataset", config=task.config, revision=task.revision
-            )
-            task.check(rows)
-            rows = _first(rows, limit)
-            _check_answers(task, rows)
-            parts.append((rows, task.make_row))
-            if not Path(task.dataset).exists():
-                source = {name: getattr(task, name) for name in ("dataset", "config", "split", "revision")}
-                sources[task.name] = {name: value for name, value in source.items() if value is not None}
+            found, source = _task_file_rows(path, limit)
+            sources |= source
         else:
-            parts.append((_first(_row_format(word, split), limit), _as_it_is))
-    return QuestionRows(parts), sources
-
-
-def _as_it_is(row: dict, index: int) -> dict:
-    return {**row, "id": str(index) if row.get("id") is None else str(row["id"])}
+            found = stored_rows(_first(_row_format(word, split), limit))
+        rows += [{**row, "id": question_names(row, index)["id"]} for index, row in enumerate(found)]
+    return rows, sources
 
 
 def _first(rows, limit: int | None):
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
+
+
+def _task_file_rows(path: Path, limit: int | None) -> tuple[list[dict], dict[str, dict]]:
+    """Rows of a task file, and by its name the dataset on the Hub that they come from, if they do."""
+    task = read_task_file(path)
+    dataset = load_rows(
+        task.dataset, task.split, argument=f"{path}: dataset", config=task.config, revision=task.revision
+    )
+    task.check(dataset)
+    rows = [task.make_row(row, index) for index, row in enumerate(stored_rows(_first(dataset, limit)))]
+    if rows and all("error" in row for row in rows):
+        raise ValueError(
+            f"{path}: none of the {len(rows)} rows of {task.dataset} (split {task.split}) has a gold answer that "
+            f"fits `answer: {task.answer}`. The first: {rows[0]['error']}. Use another split, column or kind of answer."
+        )
+    source = {name: getattr(task, name) for name in ("dataset", "config", "split", "revision")}
+    known = {name: value for name, value in source.items() if value is not None}
+    return rows, {} if Path(task.dataset).exists() else {task.name: known}
 
 
 def _row_format(word: str, split: str):
@@ -103,13 +112,13 @@ def _row_format(word: str, split: str):
             raise
         known = [*_miniature_tasks(), *shipped_tasks()]
         raise ValueError(
-            f"`tasks` has {word!r}, which is no task and no dataset. There are {', '.join(known)}, "
+            f"`tasks` has {word!r}, which is not a known task or dataset. Known are {', '.join(known)}, "
             f"{REASONING_GYM}FAMILY, task files (.yaml), and datasets by path or Hub id."
         ) from error
     if missing := [name for name in ("prompt", "solution", "task") if name not in rows.column_names]:
         raise ValueError(
             f"`tasks` has {word!r}, which has no column {', '.join(map(repr, missing))}; it has {rows.column_names}. "
-            "Give rows in the row format, or a task file that says which column holds what."
+            "Use rows in the row format, or write a task file that maps the columns."
         )
     return rows
 
@@ -124,13 +133,6 @@ def _miniature_tasks() -> tuple[str, ...]:
     return TASKS
 
 
-def _miniature_rows(task: str, count: int, seed: int):
-    from ..miniature.tasks import make_dataset
-
-    # A seed for each task, so that its questions do not depend on the others that are asked for.
-    return make_dataset({task: count}, "test", seed_of(seed, task))
-
-
 def _reasoning_gym_rows(word: str, count: int, seed: int) -> list[dict]:
     require_extra("eval", "reasoning_gym")
     import reasoning_gym
@@ -141,12 +143,12 @@ def _reasoning_gym_rows(word: str, count: int, seed: int) -> list[dict]:
         raise ValueError(
             f"`tasks` has {word!r}, but reasoning-gym has no family {family!r}; it has {sorted(DATASETS)}."
         )
-    made = reasoning_gym.create_dataset(family, size=count, seed=seed)
+    generated = reasoning_gym.create_dataset(family, size=count, seed=seed)
 
     def verifier(entry: dict):
         def is_right(answer: str) -> bool:
             try:
-                return made.score_answer(answer, entry) >= 1.0
+                return generated.score_answer(answer, entry) >= 1.0
             except Exception:  # noqa: BLE001  an answer that the family's verifier cannot read
                 return False
 
@@ -160,24 +162,8 @@ def _reasoning_gym_rows(word: str, count: int, seed: int) -> list[dict]:
             "task": word,
             "verifier": verifier(entry),
         }
-        for entry in made
+        for entry in generated
     ]
-
-
-def _check_answers(task, rows) -> None:
-    """An error where no row has a gold answer: a split that keeps them back, or a wrong `answer` key."""
-    stored = stored_rows(rows)
-    reason = None
-    for index in range(len(rows)):
-        row = task.make_row(stored[index], index)
-        if "error" not in row:
-            return
-        reason = reason or row["error"]
-    if reason:
-        raise ValueError(
-            f"{task.path}: none of the {len(rows)} rows of {task.dataset} (split {task.split}) has a gold answer that "
-            f"fits `answer: {task.answer}`. The first: {reason}. Name another split, column or kind of answer."
-        )
 
 
 def fingerprint(rows: Sequence[dict]) -> str:
@@ -187,43 +173,33 @@ def fingerprint(rows: Sequence[dict]) -> str:
         kept = [row.get(name) for name in ("task", "id", "subject", "prompt", "solution", "solutions", "error")]
         digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
         for image in row.get("images") or []:
-            stored = (
-                image.get("bytes") or str(image.get("path")).encode()
-                if isinstance(image, dict)
-                else repr(image).encode()
-            )
-            digest.update(hashlib.sha256(stored).digest())
+            path = image.get("path") if isinstance(image, dict) else repr(image)
+            pixels = image.get("bytes") if isinstance(image, dict) else None
+            digest.update(hashlib.sha256(pixels or str(path).encode()).digest())
     return digest.hexdigest()
 
 
-def write_questions(rows: Sequence[dict], path: str | Path) -> Path:
+def write_questions(rows: list[dict], path: str | Path) -> Path:
     """
-    Write what a report shows of the questions, as parquet: `task`, `id`, `subject`, `question` (text of the last
-    message), `solution`, `image` (the first one as PNG bytes, its longer side at most 256 pixels; null where there is
+    Write what a report shows of the questions, as Parquet: `task`, `id`, `subject`, `question` (text of the last
+    message), `solution`, `image` (the first one as PNG bytes, its longer side at most 256 pixels; null if there is
     none, or it cannot be decoded).
     """
     import pyarrow
     from pyarrow import parquet
 
-    schema = pyarrow.schema(
-        [
-            *((name, pyarrow.string()) for name in ("task", "id", "subject", "question", "solution")),
-            ("image", pyarrow.binary()),
-        ]
-    )
-    stored = stored_rows(rows)
+    texts = dict.fromkeys(("task", "id", "subject", "question", "solution"), pyarrow.string())
+    schema = pyarrow.schema(texts | {"image": pyarrow.binary()})
     with parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, len(rows), CHUNK):
-            chunk = [_shown(stored[number], number) for number in range(start, min(start + CHUNK, len(rows)))]
+            chunk = [_shown(row, number) for number, row in enumerate(rows[start : start + CHUNK], start)]
             writer.write_table(pyarrow.Table.from_pylist(chunk, schema))
     return Path(path)
 
 
 def _shown(row: dict, number: int) -> dict:
     return {
-        "task": str(row["task"]),
-        "id": str(number) if row.get("id") is None else str(row["id"]),
-        "subject": None if row.get("subject") is None else str(row["subject"]),
+        **question_names(row, number),
         "question": text_of(row["prompt"][-1]["content"]),
         "solution": " or ".join(map(str, gold_answers(row))),
         "image": _thumbnail(row["images"][0]) if row.get("images") else None,
@@ -233,9 +209,9 @@ def _shown(row: dict, number: int) -> dict:
 def _thumbnail(image) -> bytes | None:
     file = io.BytesIO()
     try:
-        small = open_image(image).convert("RGB")
+        small = decode_image(image).convert("RGB")
         small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
         small.save(file, "PNG")
-    except Exception:  # noqa: BLE001  of the many libraries that decode images; the outcome of the row tells the reason
+    except Exception:  # noqa: BLE001  of the many libraries that decode images; the outcomes give the reason
         return None
     return file.getvalue()

@@ -1,34 +1,35 @@
 """
-Task files: what makes questions of a dataset that is not in the row format.
+Task files: how to make questions from a dataset that is not in the row format.
 
 A task file is YAML:
 
 | key | meaning |
 |---|---|
-| `dataset` | a path or a Hub id; `config`, `split` and `revision` say which part of it |
-| `columns` | which column holds what: `question`, `answer`, and if there are any `images`, `choices`, `subject`, `id` |
-| `answer` | what the answer column holds, see below; `text` by default |
-| `choice_format` | how a choice is written below the question; `{letter}. {text}` by default |
-| `image_mark` | how the question names an image, such as `<image {number}>`; else images stand in front |
+| `dataset` | a path or a Hub id; `config`, `split` and `revision` select a part of it |
+| `columns` | the columns for `question` and `answer`, and optionally `images`, `choices`, `subject` and `id` |
+| `answer` | what the answer column contains, see below; default: `text` |
+| `choice_format` | how a choice is written below the question; default: `{letter}. {text}` |
+| `image_mark` | how the question refers to an image, such as `<image {number}>`; default: images come first |
 
-A column may be one of a struct (`metadata.subject`). Several columns, as a list, are written one below the other
-(`question`), joined by a dash (`id`), or taken together (`images`, `choices`); empty ones are left out.
+A column may be a field of a struct (`metadata.subject`). A list of columns is written as lines (`question`), joined by
+dashes (`id`) or spaces (`subject`), or put together (`images`, `choices`); empty ones are left out.
 
-| `answer` | the column holds |
+| `answer` | the column contains |
 |---|---|
-| `text` | the answer; where there are choices, the text of the right one |
-| `letter` | the letter of the right choice; where there are no choices, the answer |
+| `text` | the answer; with choices, the text of the right one |
+| `letter` | the letter of the right choice; without choices, the answer |
 | `index` | the number of the right choice, from 0 |
 | `any` | a list of answers, any of which is right |
 | `yes_no` | yes or no, true or false, 1 or 0 |
 
-Those that ship are in `tasks/`, and are used by their names.
+The ones that ship are in `benchmarks/`; use them by name.
 """
 
 import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -43,25 +44,25 @@ EMPTY = ("", "nan")
 
 
 class AnswerError(ValueError):
-    """The gold answer of one row cannot be told."""
+    """The gold answer of one row is unknown."""
 
 
 @dataclass(frozen=True)
 class TaskFile:
     """
-    A task file that was read.
+    The contents of a task file.
 
     Args:
         name (`str`):
-            The task's.
+            Name of the task.
         path (`Path`):
-            Where it was read from.
+            The file.
         dataset, config, split, revision (`str`, *optional*):
             Which dataset.
         columns (`dict[str, list[str]]`):
-            What to the columns that hold it.
+            Part of a question to its columns.
         answer, choice_format, image_mark (`str`):
-            As the module says; `image_mark` is None where questions name no images.
+            See the module; `image_mark` is None if questions do not refer to images.
 
     Example:
 
@@ -76,58 +77,50 @@ class TaskFile:
     name: str
     path: Path
     dataset: str
-    config: str | None
     split: str
-    revision: str | None
     columns: dict[str, list[str]]
-    answer: str
-    choice_format: str
-    image_mark: str | None
+    config: str | None = None
+    revision: str | None = None
+    answer: str = "text"
+    choice_format: str = "{letter}. {text}"
+    image_mark: str | None = None
 
     def check(self, rows) -> None:
-        """An error where the dataset lacks a column."""
+        """Raise an error if the dataset lacks a column."""
+        known = {*rows.features, *rows.features.flatten()}
         for what, columns in self.columns.items():
-            for column in columns:
-                if not _has_column(rows.features, column):
-                    raise ValueError(
-                        f"{self.path}: `columns.{what}` is {column!r}, which {self.dataset} (split {self.split}) does "
-                        f"not have; it has {list(rows.features)}. Name the column that holds the {what} in a task file "
-                        "of your own, or set `revision` to a version of the dataset that has it."
-                    )
+            if missing := [column for column in columns if column not in known]:
+                raise ValueError(
+                    f"{self.path}: `columns.{what}` is {missing[0]!r}, which {self.dataset} (split {self.split}) does "
+                    f"not have; it has {list(rows.features)}. Write your own task file with the right column, or set "
+                    "`revision` to a version of the dataset that has this one."
+                )
 
     def make_row(self, row: dict, index: int) -> dict:
-        """
-        A row of the row format. Where the gold answer cannot be told, its `error` says why.
-        """
+        """A row of the row format. If the gold answer is unknown, its `error` says why."""
         choices = self._choices(row)
-        lines = [str(text) for text in self._values(row, "question")]
         letters = [chr(ord("A") + number) for number in range(len(choices))]
-        lines += [
-            self.choice_format.format(letter=letter, text=text) for letter, text in zip(letters, choices, strict=True)
-        ]
-        images = [
-            image for value in self._values(row, "images") for image in (value if isinstance(value, list) else [value])
-        ]
-        subjects = [str(value) for value in self._values(row, "subject")]
-        made = {
+        lines = [str(text) for text in self._values(row, "question")]
+        lines += [self.choice_format.format(letter=a, text=text) for a, text in zip(letters, choices, strict=True)]
+        values = self._values(row, "images")
+        images = [image for value in values for image in (value if isinstance(value, list) else [value])]
+        known = {
             "prompt": [{"role": "user", "content": self._content("\n".join(lines), len(images))}],
             "images": images,
             "task": self.name,
-            "id": "-".join(str(value) for value in self._values(row, "id")) if "id" in self.columns else str(index),
-            "subject": " ".join(subjects) or None,
+            "id": "-".join(map(str, self._values(row, "id"))) if "id" in self.columns else str(index),
+            "subject": " ".join(map(str, self._values(row, "subject"))) or None,
         }
         try:
             solutions = self._solutions(row, choices, letters)
         except AnswerError as error:
-            return {**made, "solution": "", "error": f"{self.path.name}: column {self.columns['answer'][0]!r} {error}"}
-        return {**made, "solution": solutions[0], "solutions": solutions}
+            return {**known, "solution": "", "error": f"{self.path.name}: column {self.columns['answer'][0]!r} {error}"}
+        return {**known, "solution": solutions[0], "solutions": solutions}
 
     def _values(self, row: dict, what: str) -> list:
-        """What the columns hold, without what is empty."""
+        """The values of the columns, without empty ones."""
         values = [_value(row, column) for column in self.columns.get(what, ())]
-        return [
-            value for value in values if value is not None and not (isinstance(value, str) and value.strip() in EMPTY)
-        ]
+        return [value for value in values if not (value is None or isinstance(value, str) and value.strip() in EMPTY)]
 
     def _choices(self, row: dict) -> list[str]:
         values = self._values(row, "choices")
@@ -141,7 +134,7 @@ class TaskFile:
         return [str(value).strip() for value in values]
 
     def _content(self, text: str, images: int):
-        """The text, with places for the images where it names them; text alone has the images in front."""
+        """The text, with places for the images that it refers to; plain text if all images come first."""
         if self.image_mark is None or not images:
             return text
         marks = {self.image_mark.format(number=number + 1): number for number in range(images)}
@@ -154,21 +147,21 @@ class TaskFile:
                 placed.append(number)
                 parts.append({"type": "image"})
         if placed != sorted(placed) or len(placed) < images:
-            return text  # out of their order, or not all of them named: all in front, in order
+            return text  # out of order, or not all of them: all come first, in order
         return [part for part in parts if part.get("text") != ""]
 
     def _solutions(self, row: dict, choices: list[str], letters: list[str]) -> list[str]:
         values = self._values(row, "answer")
         if not values:
-            raise AnswerError("is empty, so an answer could not be judged. Is this a split without gold answers?")
+            raise AnswerError("is empty, so answers cannot be judged. Is this a split without gold answers?")
         [value] = values
-        if self.answer == "any" or (isinstance(value, str) and not choices and LIST_OF_TEXTS.fullmatch(value.strip())):
-            if isinstance(value, str) and LIST_OF_TEXTS.fullmatch(value.strip()):
-                value = ast.literal_eval(value.strip())
-            found = [str(text).strip() for text in (value if isinstance(value, list) else [value])]
-            if not any(found):
-                raise AnswerError(f"is {value!r}, which holds no answer")
-            return [text for text in found if text]
+        is_list = isinstance(value, str) and LIST_OF_TEXTS.fullmatch(value.strip())
+        if self.answer == "any" or (is_list and not choices):
+            value = ast.literal_eval(value.strip()) if is_list else value
+            texts = [str(text).strip() for text in (value if isinstance(value, list) else [value])]
+            if not any(texts):
+                raise AnswerError(f"is {value!r}, which contains no answer")
+            return [text for text in texts if text]
         text = str(value).strip()
         if self.answer == "yes_no":
             if text.casefold() not in YES_NO:
@@ -186,10 +179,10 @@ class TaskFile:
 
 
 def find_task_file(word: str) -> Path | None:
-    """The task file of a word: a path that ends in .yaml, or the name of one that ships. None for other words."""
+    """The task file for a path that ends in .yaml or the name of one that ships; None for other words."""
     if word.endswith((".yaml", ".yml")):
         if not Path(word).is_file():
-            raise FileNotFoundError(f"`tasks` has {word!r}, which is no file. Those that ship are {shipped_tasks()}.")
+            raise FileNotFoundError(f"`tasks` has {word!r}, which is not a file. Available by name: {shipped_tasks()}.")
         return Path(word)
     path = SHIPPED / f"{word}.yaml"
     return path if path.name == f"{word}.yaml" and path.is_file() else None
@@ -201,13 +194,13 @@ def shipped_tasks() -> list[str]:
 
 
 def read_task_file(path: Path) -> TaskFile:
-    """Read a task file. An error names every key that is wrong."""
+    """Read a task file. The error names every wrong key."""
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(given, dict):
-        raise ValueError(f"{path} holds no `key: value` lines. A task file has {', '.join(KEYS)}.")
+        raise ValueError(f"{path} has no `key: value` lines. A task file has {', '.join(KEYS)}.")
     columns = given.get("columns")
     columns = columns if isinstance(columns, dict) else {}
     errors = [f"there is no key `{key}`; there are {', '.join(KEYS)}." for key in given if key not in KEYS]
@@ -218,34 +211,13 @@ def read_task_file(path: Path) -> TaskFile:
         errors.append(f"`answer` is {given['answer']!r}, but must be one of {', '.join(ANSWERS)}.")
     if errors:
         raise ValueError("\n".join(f"{path}: {error}" for error in errors))
-    return TaskFile(
-        name=path.stem,
-        path=path,
-        dataset=given["dataset"],
-        config=given.get("config"),
-        split=given["split"],
-        revision=given.get("revision"),
-        columns={key: value if isinstance(value, list) else [value] for key, value in columns.items()},
-        answer=given.get("answer", "text"),
-        choice_format=given.get("choice_format", "{letter}. {text}"),
-        image_mark=given.get("image_mark"),
-    )
+    columns = {key: value if isinstance(value, list) else [value] for key, value in columns.items()}
+    return TaskFile(path.stem, path, **{**given, "columns": columns})
 
 
 def _value(row: dict, column: str):
-    if column in row:
-        return row[column]
-    value = row
-    for name in column.split("."):
+    """What a column holds, or a field of a struct (`metadata.subject`)."""
+    value: Any = row
+    for name in [column] if column in row else column.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
-
-
-def _has_column(features, column: str) -> bool:
-    if column in features:
-        return True
-    for name in column.split("."):
-        if not isinstance(features, dict) or name not in features:
-            return False
-        features = features[name]
-    return True

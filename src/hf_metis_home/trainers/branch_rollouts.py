@@ -1,9 +1,9 @@
 """
-Rollouts by vLLM: of one branch, which to vLLM is the dense Qwen2.5-VL that `export --format dense` writes, and of
-prompts with images.
+vLLM rollouts of one branch, which vLLM runs as the dense Qwen2.5-VL that `export --format dense` writes, and of prompts
+with images.
 
-Over [`~trl.generation.vllm_generation.VLLMGeneration`] of TRL 1.16, of which two private methods change: the engine
-starts from a dense export, and what it gets before rollouts are the weights of the branch under their dense names.
+Overrides two private methods of [`~trl.generation.vllm_generation.VLLMGeneration`] of TRL 1.16: the engine starts from
+a dense export, and before rollouts it gets the branch's weights by their dense names.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,8 @@ import torch
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
-from ..conversion.adapters import LowRankChange, add_change, low_rank_modules
 from ..conversion.checkpoint import LazyTensor
+from ..conversion.low_rank import LowRankDelta, add_delta, low_rank_modules
 from ..modeling.configuration_metis_home import BRANCHES, MetisHomeTextConfig
 
 
@@ -23,18 +23,18 @@ def dense_parameters(
     parameters: Iterable[tuple[str, torch.Tensor]], text_config: MetisHomeTextConfig, branch: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """
-    The parameters of a dense Qwen2.5-VL that one branch of a two-branch model is, one at a time.
+    One branch of a two-branch model as the parameters of a dense Qwen2.5-VL, one at a time.
 
     Args:
         parameters (iterable of `str` and `torch.Tensor`):
-            Of the two-branch model, as its `named_parameters` yields them. A tensor need not outlive its turn.
+            The two-branch model's, as `named_parameters` yields them. A tensor is not used after its turn.
         text_config ([`MetisHomeTextConfig`]):
-            Of the model.
+            The model's.
         branch (`str`):
             `"thinking"` or `"non_thinking"`.
 
     Returns:
-        Pairs of dense names and tensors, to the last bit those that `export_checkpoint(format="dense")` writes.
+        Pairs of dense names and tensors, equal to the last bit to what `export_checkpoint(format="dense")` writes.
     """
     changed = set(low_rank_modules(text_config)) if text_config.branch_kind == "lora" else set()
     waiting: dict[str, dict[str, torch.Tensor]] = {}
@@ -42,19 +42,19 @@ def dense_parameters(
         if ".router." in name or any(f".{other}." in name for other in BRANCHES if other != branch):
             continue
         name = name.replace(f".{branch}.", ".")
-        module, _, half = name.removesuffix(".weight").partition(".lora_")
+        module, _, part = name.removesuffix(".weight").partition(".lora_")
         if module not in changed:
             yield name, tensor
             continue
         parts = waiting.setdefault(module, {})
-        parts[half] = tensor.detach().clone()  # what is sharded is given back after its turn
+        parts[part] = tensor.detach().clone()  # sharded tensors are freed after their turn
         if len(parts) == 3:
             weight, A, B = (LazyTensor.of(parts[part]) for part in ("", "A", "B"))
-            change = LowRankChange(A, B, text_config.branch_alpha / text_config.branch_rank)
+            delta = LowRankDelta(A, B, text_config.branch_alpha / text_config.branch_rank)
             del waiting[module]
-            yield f"{module}.weight", add_change(weight, change).read()
+            yield f"{module}.weight", add_delta(weight, delta).read()
     if waiting:
-        raise ValueError(f"The model has no whole weight or change of {sorted(waiting)}. Was it built by hand?")
+        raise ValueError(f"The model lacks the weight or a part of the delta of {sorted(waiting)}.")
 
 
 class BranchGeneration(VLLMGeneration):
@@ -63,7 +63,7 @@ class BranchGeneration(VLLMGeneration):
         branch (`str`):
             `"thinking"` or `"non_thinking"`.
         dense_model (`str`, *optional*):
-            What an engine in this process starts from: a dense export of that branch.
+            A dense export of that branch, which an engine in this process starts from.
     """
 
     def __init__(self, model, *args, branch: str, dense_model: str | None, **kwargs):
@@ -72,7 +72,7 @@ class BranchGeneration(VLLMGeneration):
 
     def _init_vllm(self):
         name = self.model.name_or_path
-        self.model.name_or_path = self.dense_model or name  # which only an engine in this process reads
+        self.model.name_or_path = self.dense_model or name  # only read by an engine in this process
         try:
             super()._init_vllm()
         finally:
@@ -83,14 +83,14 @@ class BranchGeneration(VLLMGeneration):
 
 
 def one_token_per_image(token_ids: list[int], image_token_id: int) -> list[int]:
-    """A prompt as vLLM wants it, which makes as many tokens of one as the image needs (huggingface/trl#6294)."""
+    """A prompt with one token per image, which vLLM expands to as many as the image needs (huggingface/trl#6294)."""
     before = [None, *token_ids]
     return [token for token, last in zip(token_ids, before, strict=False) if not token == last == image_token_id]
 
 
 @contextmanager
 def rollouts_of(branch: str, dense_model: str | None):
-    """While it lasts, a `GRPOTrainer` that is made has vLLM roll out this branch."""
+    """Inside this context, a new `GRPOTrainer` rolls out this branch with vLLM."""
     plain = grpo_trainer.VLLMGeneration
     grpo_trainer.VLLMGeneration = partial(BranchGeneration, branch=branch, dense_model=dense_model)
     try:

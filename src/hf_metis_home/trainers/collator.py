@@ -1,4 +1,4 @@
-"""Batches for a two-branch model: TRL's, with the branch of every row and the mask of its prompt."""
+"""Batches for a two-branch model: TRL's, plus the branch and the prompt mask of every row."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +17,13 @@ class MetisHomeCollator:
 
     Args:
         collator ([`~trl.trainer.sft_trainer.DataCollatorForVisionLanguageModeling`]):
-            With `completion_only_loss=True`: its labels tell prompt from completion. Its `max_length` must be None.
+            With `completion_only_loss=True`, so that its labels tell prompt from completion, and `max_length=None`.
         max_length (`int`, *optional*):
-            Most tokens that a row may have. A longer one is an error, because a cut would take the end of its answer.
+            Most tokens of a row. A longer one is an error, because truncation would remove the end of its answer.
         check_rows (`bool`, *optional*, defaults to `False`):
-            Check every row as it comes, for streamed datasets that cannot be read ahead.
+            Check every row as it comes, for streamed datasets, which cannot be checked ahead.
         tasks (`dict[str, int]`, *optional*):
-            Names of tasks to numbers: adds `task` (`LongTensor` `(batch_size,)`), -1 for others, for metrics.
+            Numbers of task names: adds `task` (`LongTensor` `(batch_size,)`, -1 for other tasks), for metrics.
     """
 
     collator: DataCollatorForVisionLanguageModeling
@@ -35,19 +35,18 @@ class MetisHomeCollator:
         if self.check_rows:
             for index, row in enumerate(rows):
                 check_row(row, f"{index} of a batch", "streamed dataset")
-        # New dictionaries: TRL's collator writes into the ones it gets.
+        # New dictionaries, because TRL's collator modifies its inputs.
         columns = ("prompt", "completion", "images")
         batch = self.collator([{name: row[name] for name in columns} for row in rows])
         lengths = batch["attention_mask"].sum(dim=1)
         if self.max_length is not None and lengths.max() > self.max_length:
             longest = int(lengths.argmax())
             raise ValueError(
-                f"Row {longest} of a batch has {int(lengths[longest])} tokens, but `max_length` is {self.max_length}: "
-                "a cut would take the end of its answer. Raise `max_length`, leave it at None, or drop such rows. Its "
-                f"prompt: {rows[longest]['prompt']}"
+                f"Row {longest} of a batch has {int(lengths[longest])} tokens, but `max_length` is {self.max_length}. "
+                f"Raise `max_length`, leave it at None, or drop such rows. Its prompt: {rows[longest]['prompt']}"
             )
-        batch["thinking"] = torch.tensor([row["thinking"] for row in rows])
-        batch["prompt_mask"] = batch["attention_mask"].bool() & (batch["labels"] == -100)
+        batch["thinking"] = torch.tensor([row["thinking"] for row in rows])  # [B]
+        batch["prompt_mask"] = batch["attention_mask"].bool() & (batch["labels"] == -100)  # [B, T]
         if self.tasks:
             batch["task"] = torch.tensor([self.tasks.get(row.get("task"), -1) for row in rows])
         return batch

@@ -1,4 +1,4 @@
-"""The table of completions that TRL writes, with the images that belong to them."""
+"""Images for the table of completions that TRL logs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def add_images(path: Path, images: list) -> None:
 
     Args:
         path (`Path`):
-            One row per completion. Replaced when the new file is there.
+            One row per completion. Replaced once the new file is complete.
         images (`list`):
             Per row a list of PIL images, or None.
     """

@@ -1,8 +1,8 @@
 """
-Dynamic sampling: prompts whose completions all have the same reward teach nothing, and are replaced by others before a
-step is taken (DAPO, arXiv 2503.14476; bounded here). TRL has none.
+Dynamic sampling (DAPO, arXiv 2503.14476; bounded here): prompts whose completions all have the same reward give no
+learning signal and are replaced by others before a step. TRL has no such option.
 
-All ranks take the same decisions: rewards are gathered, and the prompts drawn depend on seed and step alone.
+All ranks make the same decisions: rewards are gathered, and the prompts drawn depend only on seed and step.
 """
 
 import random
@@ -15,28 +15,28 @@ from trl.data_utils import prepare_multimodal_messages
 
 
 class Rollout(NamedTuple):
-    """One completion of a prompt, and the branch that gave it (None for a dense model)."""
+    """One completion of a prompt, and its branch (None for a dense model)."""
 
     row: dict
     completion_ids: list[int]
-    logprobs: list | None  # as vLLM sampled it
+    logprobs: list | None  # vLLM's
     thinking: bool | None
 
 
 def replace_groups_without_signal(trainer, inputs: list[dict]):
     """
-    Roll out this rank's rows, replace the groups that teach nothing, and say what is left.
+    Roll out this rank's rows and replace groups without a learning signal by others with one.
 
     Args:
         trainer ([`MetisHomeGRPOTrainer`]):
             Generates and scores.
         inputs (`list[dict]`):
-            Rows of this rank: its part of consecutive groups of `num_generations` copies.
+            This rank's part of consecutive groups of `num_generations` copies of a row.
 
     Returns:
-        The rows to train on, as many as before; what `_generate_single_turn` returns for them (token ids of their
-        completions, and their log-probabilities or None); their branches as a `torch.BoolTensor`, or None for a dense
-        model. Another scoring of them gives what the step trains on.
+        The rows to train on, as many as before; what `_generate_single_turn` should return for them (token ids of their
+        completions, and log-probabilities or None); their branches as a `torch.BoolTensor`, or None for a dense model.
+        TRL then scores them again.
     """
     accelerator, size = trainer.accelerator, trainer.num_generations
     kept, has_signal = _roll_out(trainer, inputs)
@@ -46,12 +46,14 @@ def replace_groups_without_signal(trainer, inputs: list[dict]):
     for round_number in range(trainer.args.dynamic_sampling_rounds):
         if not missing:
             break
+        # Roll out as many new prompts as groups are missing; every rank takes its share.
         fresh = _draw_rows(trainer, len(missing), round_number)
         share = len(fresh) * size // accelerator.num_processes
         local = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         rows = [trainer.train_dataset[fresh[i // size]] for i in range(local.start, local.stop)]
         rollouts, has_signal = _roll_out(trainer, rows)
-        # Rows stay where they are: every rank can read the dataset. Only what was generated travels.
+        # Replace groups without a signal, on the rank that holds them. Ranks only exchange what was generated, because
+        # all can read the dataset.
         everywhere = gather_object([rollout[1:] for rollout in rollouts])
         for group, useful in enumerate(has_signal):
             if not useful or not missing:
@@ -72,7 +74,7 @@ def replace_groups_without_signal(trainer, inputs: list[dict]):
 
 
 def with_images(row: dict) -> dict:
-    """A row of the dataset with a list of images, empty where there is none; as it is if it has no such column."""
+    """A row with `images` as a list, empty if there are none; unchanged if the dataset has no column of images."""
     if "images" in row:
         return {**row, "images": row["images"] or []}
     if "image" in row:
@@ -81,13 +83,13 @@ def with_images(row: dict) -> dict:
 
 
 def _roll_out(trainer, rows: list[dict]) -> tuple[list[Rollout], list[bool]]:
-    """This rank's rollouts, and for each group of all ranks whether it teaches anything."""
+    """This rank's rollouts, and for each group of all ranks whether it gives a learning signal."""
     rows = [with_images(row) for row in rows]
     prompts = [
         prepare_multimodal_messages(row["prompt"], images=row["images"]) if "images" in row else row["prompt"]
         for row in rows
     ]
-    # TRL logs what it generates and scores; here only what will be trained on counts.
+    # TRL logs everything it generates and scores, but only what will be trained on should be logged.
     metrics, trainer._metrics = trainer._metrics, {"train": defaultdict(list), "eval": defaultdict(list)}
     try:
         _, completion_ids, _, completions, logprobs, *_ = trainer._generate(prompts)
@@ -103,13 +105,13 @@ def _roll_out(trainer, rows: list[dict]) -> tuple[list[Rollout], list[bool]]:
 
 
 def _has_signal(trainer, completion_ids: list[list[int]]) -> list[bool]:
-    """For each group of the completions last scored, of all ranks, whether anything that trains learns from it."""
+    """For each group of the completions last scored, of all ranks, whether anything learns from it."""
     args, size = trainer.args, trainer.num_generations
     learns = torch.zeros(len(trainer._rewards) // size, dtype=torch.bool, device=trainer._rewards.device)
     if "router" in args.groups:
         learns |= trainer.router_signal(size).view(-1, size).abs().amax(dim=1) > 1e-6
     if args.groups != {"router"}:
-        # With an advantage per branch, a group that only differs between its branches teaches nothing.
+        # With advantages per branch, a difference only between branches gives no signal.
         halves = 2 if args.advantage_group == "branch" else 1
         groups = trainer._rewards.view(-1, size // halves, halves)
         advantages = (groups - groups.mean(dim=1, keepdim=True)).reshape(-1, size)
@@ -121,7 +123,7 @@ def _has_signal(trainer, completion_ids: list[list[int]]) -> list[bool]:
 
 
 def _draw_rows(trainer, groups: int, round_number: int) -> list[int]:
-    """Indices of prompts for at least so many groups, the same on all ranks, to be shared out among them evenly."""
+    """Indices of prompts for at least `groups` groups, the same on all ranks, which they can share evenly."""
     while groups * trainer.num_generations % trainer.accelerator.num_processes:
         groups += 1
     count = len(trainer.train_dataset)

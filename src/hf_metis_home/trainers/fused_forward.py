@@ -1,4 +1,4 @@
-"""The router's loss as a part of the forward that TRL trains through."""
+"""The router's loss inside the forward that TRL trains through."""
 
 import functools
 import types
@@ -9,7 +9,7 @@ import torch
 
 def add_router_loss(model, router_loss: Callable) -> None:
     """
-    Make the fused forward that TRL has put on `model` return the router's loss as `aux_loss`.
+    Make the fused forward that TRL put on `model` return the router's loss as `aux_loss`.
 
     TRL computes the language-model loss in a forward of its own (`add_fused_lm_head`), which calls the backbone and
     drops what else it returns. Here the router's logits are taken from the backbone's output. TRL adds `aux_loss`,

@@ -1,4 +1,4 @@
-"""What has to hold before a run on rewards begins, and of every reward."""
+"""Checks before a GRPO run starts, and of every reward."""
 
 import functools
 import inspect
@@ -14,166 +14,144 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from ..conversion.checkpoint import read_config, resolve_folder
 from ..modeling.configuration_metis_home import BRANCHES
 from .grpo_config import MetisHomeGRPOConfig
-from .mixin import config_of
+from .mixin import config_of, named_datasets
 from .parameter_groups import group_of
 
 
 logger = logging.getLogger(__name__)
 
-# What TRL itself hands to a reward function.
+# What TRL itself passes to a reward function.
 GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
 
 
-def check_options(args, kwargs: dict) -> None:
-    if not isinstance(args, MetisHomeGRPOConfig):
-        raise ValueError(
-            f"`args` is a {type(args).__name__}, which does not say which branch is rolled out. Make it a "
-            "MetisHomeGRPOConfig; it takes every field of TRL's GRPOConfig."
-        )
+def check_options(args: MetisHomeGRPOConfig, kwargs: dict) -> None:
     if kwargs.get("peft_config") is not None and args.trainable is not None:
         raise ValueError(
-            f"`trainable` is {args.trainable!r}, but with a `peft_config` its `target_modules` say what trains. Leave "
-            "`trainable` unset."
+            f"`trainable` is {args.trainable!r}, but with a `peft_config` its `target_modules` decide. Leave it unset."
         )
     for name in ("tools", "rollout_func", "environment_factory"):
         if kwargs.get(name) and args.rollout_branch is not None:
             raise ValueError(
-                f"`{name}` is given with `rollout_branch={args.rollout_branch!r}`, but a branch answers a query in one "
-                "turn. Leave it out, or train a dense model."
+                f"`{name}` is given with `rollout_branch={args.rollout_branch!r}`, but branches answer in one turn. "
+                "Leave it out, or train a dense model."
             )
         if kwargs.get(name) and args.dynamic_sampling_rounds:
             raise ValueError(
-                f"`{name}` is given with `dynamic_sampling_rounds={args.dynamic_sampling_rounds}`, which takes an "
-                "answer apart from what else happened in its conversation. Leave it out, or set the rounds to 0."
+                f"`{name}` is given with `dynamic_sampling_rounds={args.dynamic_sampling_rounds}`, which only keeps "
+                "answers, not whole conversations. Leave it out, or set the rounds to 0."
             )
 
 
 def check_model(model, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
     if two_branch and args.rollout_branch is None:
         raise ValueError(
-            "`rollout_branch` is not given, but the model has two branches: 'thinking' or 'non_thinking' trains one of "
-            "them, 'both' trains both on the same prompts, 'router' trains the router."
+            "`rollout_branch` is not given, but the model has two branches. Train one ('thinking' or 'non_thinking'), "
+            "both on the same prompts ('both'), or the router ('router')."
         )
     if not two_branch and args.rollout_branch is not None:
         raise ValueError(
-            f"`rollout_branch` is {args.rollout_branch!r}, but the model is dense and has no branches. Leave it unset, "
-            "or make the model two-branch with `metis-home upcycle` first."
+            f"`rollout_branch` is {args.rollout_branch!r}, but the model is dense. Run `metis-home upcycle` or drop it."
         )
 
 
 def check_vllm(model, args: MetisHomeGRPOConfig, two_branch: bool, adapted: bool) -> None:
-    """Whether vLLM can roll out. `adapted`: with PEFT adapters. Loads no weights."""
+    """Raise an error if vLLM cannot roll out. `adapted`: with PEFT adapters. Loads no weights."""
     if not args.use_vllm:
         return
     if two_branch and args.rollout_branch not in BRANCHES:
         raise ValueError(
             f"`use_vllm=True` cannot choose a branch per completion, which `rollout_branch={args.rollout_branch!r}` "
-            "needs. Roll out with transformers (`use_vllm=False`), or roll out one branch ('thinking' or "
-            "'non_thinking')."
+            "needs. Set `use_vllm=False`, or roll out one branch ('thinking' or 'non_thinking')."
         )
     if two_branch:
         _check_branch_on_vllm(config_of(model, args), args, adapted)
     if not is_vllm_available():
         raise ImportError(
-            "`use_vllm` is True, but vLLM is not installed. Install one that TRL supports (`pip install 'trl[vllm]'`), "
-            "or roll out with transformers (`use_vllm=False`)."
+            "`use_vllm` is True, but vLLM is not installed. Run `pip install 'trl[vllm]'`, or set `use_vllm=False`."
         )
 
 
 def _check_branch_on_vllm(config, args: MetisHomeGRPOConfig, adapted: bool) -> None:
     if adapted and config.text_config.branch_kind == "lora":
         raise ValueError(
-            "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take the changes of the 'lora' "
-            "kind for adapters and leave them out. Train the branch without adapters, or set `use_vllm=False`."
+            "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take 'lora' branches for adapters "
+            "and leave them out. Train the branch without adapters, or set `use_vllm=False`."
         )
     given = (args.model_init_kwargs or {}).get("quantization_config")
     if given is not None or getattr(config, "quantization_config", None) is not None:
         raise ValueError(
-            "`use_vllm=True` sends the weights of a branch to vLLM, but the model is quantised. Load it without "
-            "quantisation, or set `use_vllm=False`."
+            "`use_vllm=True`, but the model is quantised. Load it without quantisation, or set `use_vllm=False`."
         )
     command = f"metis-home export --format dense --branch {args.rollout_branch}"
     if args.vllm_mode == "colocate" and args.vllm_dense_model is None:
         raise ValueError(
-            "`vllm_dense_model` is not given. vLLM starts from a dense Qwen2.5-VL of the branch that is rolled out: "
-            f"write one with `{command}` and name its folder."
+            f"`vllm_dense_model` is not given. vLLM starts from a dense export of the branch: run `{command}`."
         )
     if args.vllm_dense_model is None:
         return
     if args.vllm_mode != "colocate":
         raise ValueError(
-            f"`vllm_dense_model` has no effect with `vllm_mode={args.vllm_mode!r}`: the server has its model already. "
-            f"Start it on what `{command}` writes, and leave `vllm_dense_model` unset."
+            f"`vllm_dense_model` has no effect with `vllm_mode={args.vllm_mode!r}`: the server has its model. Start it "
+            f"on what `{command}` writes, and leave `vllm_dense_model` unset."
         )
     dense = read_config(resolve_folder(args.vllm_dense_model, "vllm_dense_model"), "vllm_dense_model")
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"):
         found, needed = getattr(dense.text_config, name), getattr(config.text_config, name)
         if found != needed:
             raise ValueError(
-                f"`vllm_dense_model` is {str(args.vllm_dense_model)!r}, whose `{name}` is {found}, but that of the "
-                f"model is {needed}. Write it anew with `{command}`."
+                f"`vllm_dense_model` is {str(args.vllm_dense_model)!r}, whose `{name}` is {found}, but the model's is "
+                f"{needed}. Write it with `{command}`."
             )
 
 
 def warn_of_frozen_adapters(model: nn.Module, args: MetisHomeGRPOConfig) -> None:
-    """Say which adapters will not train. Called before they are frozen."""
+    """Log which adapters will not train. Called before they are frozen."""
     frozen = [n for n, p in model.named_parameters() if p.requires_grad and group_of(n) not in args.groups]
     if frozen:
         groups = sorted({group_of(name) for name in frozen})
         logger.warning(
-            "%d parameters of adapters (of %s; the first is %s) stay as they are: `rollout_branch=%r` trains %s alone, "
-            "so that the rest answers as before. Leave them out of `target_modules`, or choose a `rollout_branch` that "
-            "trains them, as 'both' does with shared parts.",
+            "%d parameters of adapters (of %s; the first is %s) stay frozen: `rollout_branch=%r` only trains %s. Leave "
+            "them out of `target_modules`, or choose a `rollout_branch` that trains them ('both' for shared parts).",
             len(frozen), " and ".join(groups), frozen[0], args.rollout_branch, " and ".join(sorted(args.groups)),
         )  # fmt: skip
 
 
 def check_prompts(train_dataset, eval_dataset, reward_funcs, args: MetisHomeGRPOConfig, two_branch: bool) -> None:
-    """Columns that are missing and prompts that are too few, of the training and the evaluation dataset."""
-    named = {"training dataset": train_dataset}
-    if isinstance(eval_dataset, dict):
-        named |= {f"evaluation dataset {name!r}": dataset for name, dataset in eval_dataset.items()}
-    else:
-        named["evaluation dataset"] = eval_dataset
-    for where, dataset in named.items():
-        if dataset is None:
-            continue
+    """Raise an error for datasets with missing columns or too few prompts."""
+    for where, dataset in named_datasets(train_dataset, eval_dataset).items():
         if not isinstance(dataset, (Dataset, IterableDataset)):
             raise ValueError(
-                f"The {where} is a {type(dataset).__name__}, but must be a `Dataset` or `IterableDataset` of the "
-                "package `datasets`. Of rows, make one with `Dataset.from_list(rows)`."
+                f"The {where} is a {type(dataset).__name__}, but must be a `Dataset`. Use `Dataset.from_list(rows)`."
             )
-        if dataset.column_names is None:  # of a stream, not known before it is read
+        if (columns := dataset.column_names) is None:  # a stream's are unknown before it is read
             continue
-        columns = dataset.column_names
         if "prompt" not in columns:
-            raise ValueError(f"The {where} has no column 'prompt'; it has {columns}. It holds chat messages.")
+            raise ValueError(f"The {where} has no column 'prompt'; it has {columns}. Add it, with chat messages.")
         for function in reward_funcs:
             if missing := sorted(_columns_of(function) - set(columns) - ({"thinking"} if two_branch else set())):
                 raise ValueError(
-                    f"The reward {get_callable_name(function)!r} reads "
-                    f"{', '.join(map(repr, missing))}, but the {where} has no such column; it has {columns}. Add it, "
-                    "or leave the reward out."
+                    f"The reward {get_callable_name(function)!r} reads {', '.join(map(repr, missing))}, but the {where}"
+                    f" has no such column; it has {columns}. Add it, or leave the reward out."
                 )
         if isinstance(dataset, Dataset) and len(dataset) == 0:
-            raise ValueError(f"The {where} is empty: there is no prompt to answer. Look at what filtered it.")
+            raise ValueError(f"The {where} is empty. Check the filters that made it.")
     if isinstance(train_dataset, Dataset):
         needed = args.generation_batch_size // args.num_generations
         if len(train_dataset) < needed:
             raise ValueError(
                 f"The training dataset has {len(train_dataset)} prompts, but one generation batch takes {needed} "
                 f"(`generation_batch_size={args.generation_batch_size}` / `num_generations={args.num_generations}`), "
-                "and a part of a batch is dropped: no step would be taken. Add prompts, or lower the batch size."
+                "so no step would be taken. Add prompts, or lower the batch size."
             )
     elif train_dataset is not None and args.dynamic_sampling_rounds:
         raise ValueError(
-            f"`dynamic_sampling_rounds` is {args.dynamic_sampling_rounds}, which draws prompts from the whole training "
-            "dataset, but it is streamed. Load it without streaming, or set the rounds to 0."
+            f"`dynamic_sampling_rounds` is {args.dynamic_sampling_rounds}, which draws from the whole training dataset,"
+            " but it is streamed. Load it without streaming, or set the rounds to 0."
         )
 
 
 def _columns_of(function) -> set[str]:
-    """The columns that a reward function cannot do without."""
+    """The columns that a reward function requires."""
     if isinstance(function, (str, nn.Module)) or not callable(function):
         return set()
     parameters = inspect.signature(function).parameters.values()
@@ -184,9 +162,9 @@ def _columns_of(function) -> set[str]:
 
 def checked_reward(function):
     """
-    A reward function that fails, with its name, on values that would spoil a run without a word.
+    The reward function, but raising an error that names it for values that would silently spoil a run.
 
-    None stays allowed: TRL leaves the function out for that completion. A NaN would look the same.
+    None is allowed: TRL leaves the function out for that completion, but it would treat NaN the same way.
     """
     if isinstance(function, (str, nn.Module)) or not callable(function):
         return function
@@ -196,8 +174,7 @@ def checked_reward(function):
         if not isinstance(rewards, (list, tuple)) or len(rewards) != len(completions):
             found = f"{len(rewards)} values" if isinstance(rewards, (list, tuple)) else repr(rewards)
             raise ValueError(
-                f"The reward {name!r} returned {found} for {len(completions)} completions. It must return a list with "
-                "one number, or None, for each."
+                f"The reward {name!r} returned {found} for {len(completions)} completions, not a list with one each."
             )
         for row, reward in enumerate(rewards):
             if reward is not None and not _is_finite(reward):
@@ -231,11 +208,10 @@ def _is_finite(reward) -> bool:
 
 
 def check_rewards(rewards: torch.Tensor, names: list[str]) -> None:
-    """An error where no reward applies to a completion. `rewards` of all ranks, `(N, functions)`, so all ranks fail."""
+    """Raise an error for a completion without a reward. `rewards` `(N, functions)` of all ranks, so all ranks fail."""
     nothing = rewards.isnan().all(dim=1)
     if nothing.any():
         raise ValueError(
             f"Every reward ({', '.join(names)}) returned None for completion {int(nothing.nonzero()[0])} of the "
-            "generation batch, so nothing can be said about it. Add a reward that applies to all rows, or drop the "
-            "rows."
+            "generation batch. Add a reward that applies to all rows, or drop those rows."
         )

@@ -1,21 +1,21 @@
 """
 Stage-RL: GRPO for a dense model, for one branch, for both, or for the router (arXiv 2510.20519).
 
-Over TRL's [`~trl.GRPOTrainer`]. What is added, and the private parts of TRL 1.16 that it rests on:
+On top of TRL's [`~trl.GRPOTrainer`]. What is added, with the private parts of TRL 1.16 that it relies on:
 
-- the branch of every rollout: chosen in `_generate_single_turn`, handed to rewards in `_calculate_rewards`, kept beside
+- the branch of every rollout: chosen in `_generate_single_turn`, passed to rewards in `_calculate_rewards`, kept beside
   the rollouts that `_generate_and_score_completions` returns, and used again for their log-probabilities
-  (`_get_per_token_logps_and_entropies`, whose model is wrapped for the length of the call);
+  (`_get_per_token_logps_and_entropies`, which gets a wrapped model);
 - advantages per branch, and the router's objective (`advantages.py`, `router_losses.py`, `fused_forward.py`);
 - dynamic sampling (`dynamic_sampling.py`);
-- one branch, and prompts with images, rolled out by vLLM (`branch_rollouts.py`; `VLLMGeneration`, by name in TRL's
+- vLLM rollouts of one branch, and of prompts with images (`branch_rollouts.py`; replaces `VLLMGeneration` in TRL's
   module);
-- prompts with and without images on any rank and in any part of a batch, tokens of vision and padding kept out of the
-  answers, checks before training;
-- exact resume: the rollouts that a checkpoint interrupts are saved with it (`rollout_buffer.py`), and later epochs take
-  up the order that the sampler has reached (`_init_training_state`, of transformers).
+- prompts with and without images on any rank and in any part of a batch, no vision or padding tokens in answers, checks
+  before training;
+- exact resume: rollouts that a checkpoint interrupts are saved with it (`rollout_buffer.py`), and the sampler continues
+  its sequence of random orders (`_init_training_state`, of transformers).
 
-Not here: rollouts of both branches by vLLM, which cannot choose a branch per row; tools.
+Left out: vLLM rollouts of both branches, because vLLM cannot choose a branch per row; tools.
 """
 
 from contextlib import nullcontext
@@ -31,22 +31,13 @@ from trl.trainer.utils import pad
 
 from ..modeling import MetisHomeConfig
 from ..modeling.router_metis_home import is_thinking
+from . import grpo_checks as checks
 from .advantages import alternating, branch_advantages, router_advantages, router_gain
 from .branch_rollouts import one_token_per_image, rollouts_of
 from .completions_log import add_images
 from .dynamic_sampling import replace_groups_without_signal, with_images
-from .fused_forward import add_router_loss
-from .grpo_checks import (
-    check_model,
-    check_options,
-    check_prompts,
-    check_rewards,
-    check_vllm,
-    checked_reward,
-    warn_of_frozen_adapters,
-)
 from .grpo_config import MetisHomeGRPOConfig
-from .mixin import MetisHomeTrainerMixin, model_type_of
+from .mixin import MetisHomeTrainerMixin, check_config, config_of
 from .parameter_groups import count_trainable, freeze
 from .rollout_buffer import load_buffer, save_buffer
 from .router_losses import policy_gradient_loss, regret_loss
@@ -57,19 +48,18 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
     Trains a dense Qwen2.5-VL before it is upcycled, as published, or parts of a two-branch model, on rewards.
 
     Arguments are [`~trl.GRPOTrainer`]'s. The dataset has `prompt` (chat messages), `images` (a list, empty for text)
-    and what the rewards read, as a rule `solution`. Rewards are called with `thinking`, a list with the branch of every
-    completion, where the model has branches.
+    and the columns that the rewards read, usually `solution`. If the model has branches, rewards also get `thinking`, a
+    list with the branch of every completion.
 
-    Logged beside TRL's metrics: `reward_thinking` and `reward_non_thinking`, `length_thinking` and
-    `length_non_thinking` (means over completions of the branch, in reward and in tokens); with
-    `rollout_branch="router"` `router_loss`, `thinking_ratio` (share of prompts that the router would send to the
-    thinking branch) and `router_gain` (mean advantage of thinking in reward less cost); with dynamic sampling
-    `dynamic_sampling/replaced` and `dynamic_sampling/without_signal`, shares of the prompts of a step.
+    Logged besides TRL's metrics: `reward_thinking`, `reward_non_thinking`, `length_thinking` and `length_non_thinking`
+    (mean reward and tokens of a branch's completions); with `rollout_branch="router"` `router_loss`, `thinking_ratio`
+    (share of prompts that the router would send to the thinking branch) and `router_gain` (mean advantage of thinking
+    in reward minus cost); with dynamic sampling `dynamic_sampling/replaced` and `dynamic_sampling/without_signal`,
+    shares of the prompts of a step.
 
     Raises:
-        ValueError: options that do not fit the model, a dataset without what the rewards read or too small for one
-            step, nothing to train; all before the first step. A reward that is not a finite number, or none for a
-            completion, when it comes.
+        ValueError: before the first step if options do not fit the model, a dataset is too small or lacks columns, or
+            nothing would train; during training if a reward is not a finite number, or a completion has no reward.
 
     Example:
 
@@ -95,69 +85,73 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         self, model, reward_funcs=None, args: MetisHomeGRPOConfig | None = None, train_dataset=None, eval_dataset=None,
         **kwargs,
     ):  # fmt: skip
+        # Check everything that can be checked before the model is loaded.
         args = MetisHomeGRPOConfig("metis-home-grpo") if args is None else args
-        check_options(args, kwargs)
-        two_branch = model_type_of(model, args) == MetisHomeConfig.model_type
-        check_model(model, args, two_branch)
+        check_config(args, MetisHomeGRPOConfig)
+        checks.check_options(args, kwargs)
+        two_branch = config_of(model, args).model_type == MetisHomeConfig.model_type
+        checks.check_model(model, args, two_branch)
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
-        check_vllm(model, args, two_branch, adapted)
+        checks.check_vllm(model, args, two_branch, adapted)
         if not isinstance(reward_funcs, list):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        check_prompts(train_dataset, eval_dataset, reward_funcs, args, two_branch)
-        # What `_generate_and_score_completions` and `compute_loss` tell the methods that they call through TRL.
+        checks.check_prompts(train_dataset, eval_dataset, reward_funcs, args, two_branch)
+        reward_funcs = [checks.checked_reward(function) for function in reward_funcs]
+
+        # State that methods of ours share across calls that go through TRL.
         self._thinking = self._router_target = self._completions = None
         self._rewards: torch.Tensor = None
         self._lengths: torch.Tensor = None
         self._images = self._sampler = None
-        reward_funcs = [checked_reward(function) for function in reward_funcs]
         by_vllm = two_branch and args.use_vllm
         with rollouts_of(args.rollout_branch, args.vllm_dense_model) if by_vllm else nullcontext():
             super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **kwargs)
-        # TRL pads prompts on the left, but leaves the token types, which number the places of images, to the processor.
+        # TRL pads prompts on the left; the processor must pad the token types, which mark images, on the same side.
         self._tokenizer.padding_side = "left"
+
+        # Freeze what the rollouts do not train. What PEFT has frozen stays frozen.
         plain = self.plain_model
         if isinstance(plain, PeftModel):
-            warn_of_frozen_adapters(plain, args)
+            checks.warn_of_frozen_adapters(plain, args)
         freeze(plain, args.groups, unfreeze=not isinstance(plain, PeftModel))
-        trained = [group for group, (count, _) in count_trainable(plain).items() if count]
-        if not trained:
+        if not any(trained for trained, _ in count_trainable(plain).values()):
             raise ValueError(
                 f"`rollout_branch={args.rollout_branch!r}` trains {sorted(args.groups)}, in which no parameter is left "
-                "to train. With a `peft_config`, let `target_modules` name modules of it."
+                "to train. With a `peft_config`, add modules of it to `target_modules`."
             )
         self._suppress_tokens(plain.config)
         if args.rollout_branch == "router":
-            add_router_loss(plain.get_base_model() if isinstance(plain, PeftModel) else plain, self._router_loss)
-            self.aux_loss_enabled = True
-            self.router_aux_loss_coef = args.router_loss_coef
+            self._add_router_loss()
 
     def _suppress_tokens(self, config) -> None:
-        """An answer with tokens that stand for vision cannot be read again, and one with padding is cut there."""
+        """Keep vision tokens out of answers, which could not be read again, and padding, which would cut them."""
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         tokens = {getattr(config, name, None) for name in names} | {self._tokenizer.pad_token_id}
-        if self.use_vllm:
-            given = self.vllm_generation.generation_kwargs
-            bias = {token: -100.0 for token in sorted(tokens - {None, *self.eos_token_ids})}
-            self.vllm_generation.generation_kwargs = {**given, "logit_bias": bias | (given.get("logit_bias") or {})}
-            return
-        tokens |= set(self.generation_kwargs.get("suppress_tokens") or ())
+        given = self.vllm_generation.generation_kwargs if self.use_vllm else self.generation_kwargs
+        tokens |= set(given.get("suppress_tokens") or ())
         suppressed = sorted(tokens - {None, *self.eos_token_ids})
-        self.generation_kwargs["suppress_tokens"] = suppressed
-        self.generation_config.suppress_tokens = suppressed
+        if self.use_vllm:
+            bias = dict.fromkeys(suppressed, -100.0) | (given.get("logit_bias") or {})
+            self.vllm_generation.generation_kwargs = {**given, "logit_bias": bias}
+        else:
+            given["suppress_tokens"] = self.generation_config.suppress_tokens = suppressed
 
     def _tokenize_prompts(self, prompts: list):
         prompt_ids, images, multimodal_fields = super()._tokenize_prompts(prompts)
-        # None for prompts without images, which the processor does not take among others that have some.
+        # TRL's None for a prompt without images is not accepted next to prompts with some.
         return prompt_ids, None if images is None else [found or [] for found in images], multimodal_fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        if self._completions is not None:  # chosen by dynamic sampling, with their branches
+        # Dynamic sampling has generated already, and set the branches.
+        if self._completions is not None:
             return self._completions
+        # Which branch answers each prompt; `generate` gets it with the vision inputs.
         if self.two_branch:
             self._thinking = self._choose_branches(prompt_ids, multimodal_fields, num_generations)
             multimodal_fields = {**multimodal_fields, "thinking": self._thinking}
+        # vLLM takes None for no images, and in this process expands image tokens itself.
         if self.use_vllm and images is not None:
-            images = [found or None for found in images]  # an empty list would be taken for an image
+            images = [found or None for found in images]
             if self.vllm_mode == "colocate":
                 image_token = self.plain_model.config.image_token_id
                 prompt_ids = [one_token_per_image(ids, image_token) for ids in prompt_ids]
@@ -167,13 +161,13 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         seen = self.state.num_input_tokens_seen
         generated = super()._generate(prompts)
         self._images = generated[6]
-        if self._completions is not None:  # counted when they were generated
+        if self._completions is not None:  # dynamic sampling has counted these tokens already
             self.state.num_input_tokens_seen = seen
             self._metrics["train"]["num_tokens"] = [seen]
         return generated
 
     def _choose_branches(self, prompt_ids, multimodal_fields: dict, num_generations: int) -> torch.BoolTensor:
-        """The branch of each of this rank's rollouts."""
+        """The branch of each of this rank's rollouts: `[B]`."""
         count = len(prompt_ids)
         if self.args.both_branches:
             chosen = alternating(count, self.accelerator.process_index * count, num_generations)
@@ -185,14 +179,13 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
 
     @torch.no_grad()
     def _thinking_probability(self, prompt_ids, multimodal_fields: dict) -> torch.Tensor:
+        """What the router says about this rank's prompts: `[B]`."""
         rows = [torch.tensor(ids) for ids in prompt_ids]
-        vision = {
-            name: multimodal_fields[name] for name in ("pixel_values", "image_grid_thw") if name in multimodal_fields
-        }
+        vision = [name for name in ("pixel_values", "image_grid_thw") if name in multimodal_fields]
         inputs = {
-            "input_ids": pad(rows, padding_value=self._tokenizer.pad_token_id, padding_side="left"),
+            "input_ids": pad(rows, padding_value=self._tokenizer.pad_token_id, padding_side="left"),  # [B, T]
             "attention_mask": pad([torch.ones_like(row) for row in rows], padding_value=0, padding_side="left"),
-            **{name: torch.as_tensor(value) for name, value in vision.items()},
+            **{name: torch.as_tensor(multimodal_fields[name]) for name in vision},
         }
         inputs = {name: tensor.to(self.accelerator.device) for name, tensor in inputs.items()}
         with (
@@ -201,27 +194,31 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            if "route" not in vars(model):  # under FSDP2, which by itself gathers parameters for `forward` alone
+            if "route" not in vars(model):  # FSDP2 would gather parameters only for `forward`
                 register_fsdp_forward_method(model, "route")
             return model.route(**inputs).thinking_probability
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        # Rewards see the branch as a column.
         if self.two_branch:
             inputs = [{**row, "thinking": bool(t)} for row, t in zip(inputs, self._thinking.tolist(), strict=True)]
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        check_rewards(rewards, self.reward_func_names)
-        lengths = torch.tensor([float(len(ids)) for ids in completion_ids_list], device=rewards.device)
-        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # [N] of all ranks
-        self._lengths = self.accelerator.gather(lengths)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # [N, functions]
+        checks.check_rewards(rewards, self.reward_func_names)
+        # N is the generation batch, over all ranks.
+        lengths = torch.tensor([float(len(ids)) for ids in completion_ids_list], device=rewards.device)  # [B]
+        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # [N]
+        self._lengths = self.accelerator.gather(lengths)  # [N]
         return rewards
 
     def _generate_and_score_completions(self, inputs):
+        # Roll out first if prompts without a learning signal are to be replaced; TRL then scores what is left.
         inputs = [with_images(row) for row in inputs]
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
         self._thinking = None
         if mode == "train" and self.args.dynamic_sampling_rounds:
             inputs, self._completions, self._thinking = replace_groups_without_signal(self, inputs)
-        # TRL gathers images for its log on ranks whose prompts have some, and waits for the others for ever.
+
+        # TRL only gathers images for its log on ranks that have some, and would wait for the others forever.
         log_images, self.log_multimodal = self.log_multimodal, False
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -231,47 +228,51 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
             images = gather_object(self._images or [[] for _ in inputs])
             if any(images) or self._logs["images"]:
                 self._logs["images"].extend(images)
-        if self.two_branch:
-            output["thinking"] = self._thinking
-            self._keep_branch_metrics(mode)
-            self._logs["extra"]["thinking"].extend(self.accelerator.gather(self._thinking).tolist())
-            local = slice(self.accelerator.process_index * len(inputs), None)
-            count = self.num_generations if mode == "train" else self.num_generations_eval
-            if self.args.advantage_group == "branch":
-                advantages = branch_advantages(self._rewards, count, self.scale_rewards)
-                logged = self._logs["advantages"]  # ends with those over whole prompts
-                for _ in range(min(len(advantages), len(logged))):
-                    logged.pop()
-                logged.extend(advantages.tolist())
-                output["advantages"] = advantages[local][: len(inputs)]
-            if self.args.rollout_branch == "router":
-                output["router_target"] = self.router_signal(count)[local][: len(inputs)]
+        if not self.two_branch:
+            return output
+
+        # The branch of every rollout goes with it, into the log and into the loss.
+        count = self.num_generations if mode == "train" else self.num_generations_eval
+        local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        thinking = self.accelerator.gather(self._thinking)  # [N] of all ranks; this one's are `local`
+        output["thinking"] = self._thinking  # [B]
+        self._logs["extra"]["thinking"].extend(thinking.tolist())
+        self._log_branches(mode, thinking)
+        if self.args.advantage_group == "branch":
+            # In place of TRL's advantages over whole prompts, which its log ends with.
+            advantages = branch_advantages(self._rewards, count, self.scale_rewards)  # [N]
+            logged = self._logs["advantages"]
+            for _ in range(min(len(advantages), len(logged))):
+                logged.pop()
+            logged.extend(advantages.tolist())
+            output["advantages"] = advantages[local]
+        if self.args.rollout_branch == "router":
+            target = self.router_signal(count)  # [N]
+            output["router_target"] = target[local]
+            if self.args.router_objective == "regret":
+                self._metrics[mode]["router_gain"].append(target.mean().item())
         return output
 
     def router_signal(self, num_generations: int) -> torch.Tensor:
-        """What the router is told about each completion of the generation batch last scored, of shape `(N,)`."""
+        """What each completion of the last generation batch tells the router: `(N,)`."""
         utilities = self._rewards - self.args.token_cost * self._lengths
-        target = router_gain if self.args.router_objective == "regret" else router_advantages
-        return target(utilities, num_generations)
+        signal = router_gain if self.args.router_objective == "regret" else router_advantages
+        return signal(utilities, num_generations)
 
-    def _keep_branch_metrics(self, mode: str) -> None:
-        thinking = self.accelerator.gather(self._thinking)
-        metrics = self._metrics[mode]
+    def _log_branches(self, mode: str, thinking: torch.BoolTensor) -> None:
         for name, rows in (("thinking", thinking), ("non_thinking", ~thinking)):
             if rows.any():
-                metrics[f"reward_{name}"].append(self._rewards[rows].mean().item())
-                metrics[f"length_{name}"].append(self._lengths[rows].mean().item())
-        if self.args.rollout_branch == "router" and self.args.router_objective == "regret":
-            count = self.num_generations if mode == "train" else self.num_generations_eval
-            metrics["router_gain"].append(self.router_signal(count).mean().item())
+                self._metrics[mode][f"reward_{name}"].append(self._rewards[rows].mean().item())
+                self._metrics[mode][f"length_{name}"].append(self._lengths[rows].mean().item())
 
     def _compute_loss(self, model, inputs):
+        # The forward below needs the branches, and the router's target to compute its loss.
         self._thinking, self._router_target = inputs.get("thinking"), inputs.get("router_target")
         loss = super()._compute_loss(model, inputs)
         self._router_target = None
         if self.args.rollout_branch == "router":
-            metrics = self._metrics["train" if self.model.training else "eval"]
-            metrics["router_loss"].extend(metrics.pop("aux_loss", ()))  # under the name of another loss
+            metrics = self._metrics[self._mode]
+            metrics["router_loss"].extend(metrics.pop("aux_loss", ()))  # the router's loss by its own name
             metrics["thinking_ratio"].append(self.accelerator.gather(self._routed).mean().item())
         return loss
 
@@ -279,8 +280,8 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         rows = {}
         if self.two_branch:
             rows["thinking"] = self._thinking
-        if self._router_target is not None:  # else the router need not run
-            prompt_mask = attention_mask.bool()
+        if self._router_target is not None:  # otherwise the router does not run
+            prompt_mask = attention_mask.bool()  # [B, T]
             prompt_mask[:, -logits_to_keep:] = False
             rows |= {"prompt_mask": prompt_mask, "router_target": self._router_target}
         return super()._get_per_token_logps_and_entropies(
@@ -288,8 +289,8 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
         )
 
     def _router_loss(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor, router_target):
-        threshold = self.model.config.thinking_threshold
-        self._routed = is_thinking(branch_logits.detach().softmax(dim=-1)[:, 1], threshold).float()
+        probability = branch_logits.detach().softmax(dim=-1)[:, 1]  # [B]
+        self._routed = is_thinking(probability, self.model.config.thinking_threshold).float()
         if self.args.router_objective == "regret":
             return regret_loss(branch_logits, router_target)
         return policy_gradient_loss(branch_logits, thinking, router_target)
@@ -301,7 +302,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
     def _init_training_state(self, *args, **kwargs):
         epochs, steps = super()._init_training_state(*args, **kwargs)
         for _ in range(epochs if self._sampler is not None else 0):
-            # Each epoch draws its order after that of the last, which a run that is resumed has to draw as well.
+            # The orders of the epochs are drawn one after another, so a resumed run draws those of the past ones.
             next(iter(self._sampler))
         return epochs, steps
 
@@ -323,7 +324,7 @@ class MetisHomeGRPOTrainer(MetisHomeTrainerMixin, GRPOTrainer):
 
 
 class _WithRows:
-    """A model whose calls, on consecutive rows of a batch, get what belongs to those rows."""
+    """A model that adds to each call, on consecutive rows of a batch, what belongs to those rows."""
 
     def __init__(self, model, rows: dict[str, torch.Tensor]):
         self.model, self.rows, self.done = model, rows, 0
@@ -332,6 +333,6 @@ class _WithRows:
         rows = slice(self.done, self.done + input_ids.shape[0])
         self.done = rows.stop
         if "pixel_values" in inputs and not len(inputs["pixel_values"]):
-            # Rows without images of a batch that has some: the vision tower does not take zero images.
+            # These rows of the batch have no images, and the vision tower does not accept zero.
             del inputs["pixel_values"], inputs["image_grid_thw"]
         return self.model(input_ids=input_ids, **{name: v[rows] for name, v in self.rows.items()}, **inputs)

@@ -1,6 +1,7 @@
-"""What both trainers do around training: learning rates per group, complete checkpoints, model cards."""
+"""What both trainers share: learning rates per group, the router's loss, complete checkpoints, model cards."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,32 +13,34 @@ from transformers import AutoConfig
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..hub_templates.cards import hub_id
-from ..hub_templates.folder_card import config_facts, write_model_card
-from ..hub_templates.provenance import Step, history_after
+from ..hub_templates.model_card import config_facts, write_model_card
+from ..hub_templates.training_history import Step, history_after
 from ..modeling import MetisHomeConfig
+from .fused_forward import add_router_loss
 from .parameter_groups import count_trainable, describe_trainable, group_of, move_to_rate
 from .run_record import run_of, write_run
 
 
 if TYPE_CHECKING:
     from transformers import Trainer
-else:  # the TRL trainer in front of which the mixin goes
+else:  # at run time a TRL trainer comes after the mixin
     Trainer = object
 
 
-# Of `model_init_kwargs`, what says where the model is.
+# The `model_init_kwargs` that say where the model is.
 WHERE = ("revision", "token", "subfolder", "cache_dir", "local_files_only")
 
 
 class MetisHomeTrainerMixin(Trainer):
-    """Goes in front of a TRL trainer. `args` has `router_learning_rate`, `branch_learning_rate` and the rest."""
+    """Comes before a TRL trainer. `args` is a [`~trainers.shared_config.RouterTrainingConfig`] too."""
 
-    _stage: str  # of the model card
-    _parameters: dict | None = None  # counted before training, which may spread them over processes
-    dataset_names: tuple[str, ...] = ()  # files, folders or Hub ids of the rows, where a caller knows them
+    _stage: str  # for the model card
+    _router_loss: Callable  # as `add_router_loss` takes it
+    _parameters: dict | None = None  # counted before training, which may shard them
+    dataset_names: tuple[str, ...] = ()  # files, folders or Hub ids of the rows, if the caller knows them
 
     def create_optimizer(self, *args, **kwargs):
-        given = self.optimizer is not None  # by the user, or by an earlier call
+        given = self.optimizer is not None  # by the user or an earlier call
         optimizer = super().create_optimizer(*args, **kwargs)
         branch, router = self.args.branch_learning_rate, self.args.router_learning_rate
         rates = {"thinking": branch, "non_thinking": branch, "router": router}
@@ -51,30 +54,36 @@ class MetisHomeTrainerMixin(Trainer):
         if self.is_world_process_zero():
             write_run(self)
         if self.two_branch:
-            self.plain_model.config.calibration = None  # was made with other weights
+            self.plain_model.config.calibration = None  # belongs to the old weights
         return super().train(*args, **kwargs)
 
     def _clip_grad_norm(self, model):
-        self._keep_gradient_norms()
-        return super()._clip_grad_norm(model)
-
-    def _keep_gradient_norms(self) -> None:
-        """Norms of the gradients of each group, for the log. DeepSpeed keeps gradients to itself."""
-        if not self.two_branch or self.is_deepspeed_enabled:
-            return
-        groups: dict[str, list] = {}
+        # Log the gradient norm of each group first. DeepSpeed does not expose gradients.
+        groups = {}
         for name, parameter in self.plain_model.named_parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and self.two_branch and not self.is_deepspeed_enabled:
                 groups.setdefault(group_of(name), []).append(parameter.grad)
         for group, gradients in groups.items():
             norm = torch.nn.utils.get_total_norm(gradients)
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             self._metrics["train"][f"grad_norm/{group}"].append(norm.item())
+        return super()._clip_grad_norm(model)
+
+    def _add_router_loss(self) -> None:
+        """Train the router through TRL's forward: its loss takes the place of TRL's auxiliary loss."""
+        model = self.plain_model
+        add_router_loss(model.get_base_model() if isinstance(model, PeftModel) else model, self._router_loss)
+        self.aux_loss_enabled, self.router_aux_loss_coef = True, self.args.router_loss_coef
 
     @property
     def plain_model(self):
-        """The model without the wrappers of distributed training; still within PEFT's where there are adapters."""
+        """The model without the wrappers of distributed training, but still inside PEFT's if it has adapters."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def _mode(self) -> str:
+        """`"train"` or `"eval"`, the keys of TRL's metrics."""
+        return "train" if self.model.training else "eval"
 
     @property
     def two_branch(self) -> bool:
@@ -82,13 +91,13 @@ class MetisHomeTrainerMixin(Trainer):
 
     def _init_training_state(self, *args, **kwargs):
         epochs, steps = super()._init_training_state(*args, **kwargs)
-        # The parent takes `max_steps` for the length of a stream, so that it finds the place in the first pass alone.
+        # The parent takes `max_steps` for the length of a stream, so it finds the position only within the first pass.
         again = isinstance(self.train_dataset, IterableDataset) and (self.state.epoch or 0) >= 1
         if again and not self.args.ignore_data_skip:
             raise ValueError(
-                f"The checkpoint of step {self.state.global_step} was written after the streamed training dataset had "
-                "begun anew, where the place in it cannot be found again: the rows would come in another order. Load "
-                "the dataset without streaming, or accept that with `ignore_data_skip=True`."
+                f"The checkpoint of step {self.state.global_step} is from a later pass over the streamed training "
+                "dataset, where the position is lost: rows would come in another order. Load the dataset without "
+                "streaming, or accept that with `ignore_data_skip=True`."
             )
         return epochs, steps
 
@@ -102,8 +111,8 @@ class MetisHomeTrainerMixin(Trainer):
 
     def _reload(self, folder: str) -> bool:
         """
-        Load a dense checkpoint through `from_pretrained`. The parent copies names as they are, and Qwen2.5-VL is saved
-        under others than it has in memory, so that the run would go on from weights that were never trained.
+        Load a dense checkpoint through `from_pretrained`. The parent matches stored names, but Qwen2.5-VL's differ from
+        those in memory, so the run would silently continue from untrained weights.
         """
         model = self.plain_model
         if self.two_branch or isinstance(model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -131,11 +140,11 @@ class MetisHomeTrainerMixin(Trainer):
             self._write_card(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The parent writes its arguments, a pickle, right before it uploads the folder. The Hub heeds this file.
+        # The parent writes its arguments, a pickle, right before it uploads the folder; the Hub respects this file.
         ignore = Path(self.args.output_dir) / ".gitignore"
         if self.is_world_process_zero() and not ignore.exists():
             ignore.write_text(f"{TRAINING_ARGS_NAME}\n", encoding="utf-8")
-        # It copies weights and configuration from the checkpoint there, but not the rest.
+        # The parent copies only weights and configuration from the checkpoint.
         for file in Path(checkpoint_folder).glob("*.py"):
             shutil.copy(file, self.args.output_dir)
         if self._writes_card and self.is_world_process_zero():
@@ -144,24 +153,19 @@ class MetisHomeTrainerMixin(Trainer):
 
     @property
     def _writes_card(self) -> bool:
-        """Ours is for a whole two-branch model. TRL writes that of a dense model, PEFT that of an adapter."""
+        """We write the card of a two-branch model; TRL writes that of a dense model, PEFT that of an adapter."""
         return self.two_branch and not isinstance(self.plain_model, PeftModel)
 
     def _write_card(self, folder: Path, **given) -> None:
         step = Step(self._stage, run_of(self), folder)
         facts = config_facts(self.plain_model.config) | history_after(step).facts()
         folder.mkdir(parents=True, exist_ok=True)
-        # Whatever was measured was measured with other weights.
+        # Results on the card belong to the old weights.
         write_model_card(folder, facts, model_id=self.hub_model_id or self.args.hub_model_id, results={}, **given)
 
 
-def model_type_of(model, args) -> str:
-    """The model type of a model or of the folder or repository of one."""
-    return config_of(model, args).model_type
-
-
 def config_of(model, args):
-    """The configuration of a model or of the folder or repository of one."""
+    """The configuration of a model, given itself or as a folder or repository."""
     if not isinstance(model, str):
         return model.config
     given = {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE}
@@ -170,4 +174,21 @@ def config_of(model, args):
     try:
         return AutoConfig.from_pretrained(model, **given)
     except OSError as error:
-        raise ValueError(f"`model` is {model!r}, which cannot be read: {error}\nGive a folder or a Hub id.") from error
+        raise ValueError(f"`model` is {model!r}, which cannot be read: {error}\nPass a folder or a Hub id.") from error
+
+
+def named_datasets(train_dataset, eval_dataset) -> dict:
+    """The given datasets by the names that errors use."""
+    evaluation = {"evaluation dataset": eval_dataset}
+    if isinstance(eval_dataset, dict):
+        evaluation = {f"evaluation dataset {name!r}": dataset for name, dataset in eval_dataset.items()}
+    named = {"training dataset": train_dataset, **evaluation}
+    return {where: dataset for where, dataset in named.items() if dataset is not None}
+
+
+def check_config(args, config_class: type) -> None:
+    """Raise an error for a configuration of TRL instead of ours."""
+    if not isinstance(args, config_class):
+        raise ValueError(
+            f"`args` is a {type(args).__name__}, which says nothing about branches. Make it a {config_class.__name__}."
+        )

@@ -1,4 +1,4 @@
-"""The order of rows in Stage-SFT: which mode comes when, and whether a batch mixes modes."""
+"""The order of rows in Stage-SFT: which mode comes first, and whether a batch mixes modes."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -11,19 +11,19 @@ CURRICULA = ("joint", "thinking_first")
 
 class ModeSampler(Sampler[int]):
     """
-    Indices of rows, in another random order every epoch, the same for the same seed.
+    Indices of rows in a random order per epoch, reproducible by seed.
 
     Args:
         thinking (`Sequence[bool]`):
             The mode of every row.
         curriculum (`str`, *optional*, defaults to `"joint"`):
-            `"joint"`: all rows in random order. `"thinking_first"`: all thinking rows, then all non-thinking rows,
-            among which thinking rows are replayed.
+            `"joint"`: all rows in random order. `"thinking_first"`: all thinking rows, then all non-thinking rows mixed
+            with replayed thinking rows.
         replay_share (`float`, *optional*, defaults to 0.0):
-            Share of thinking rows in the second part of `"thinking_first"`, in [0, 1), drawn without repetition as long
-            as there are any.
+            Share of thinking rows in the second part of `"thinking_first"`, in [0, 1). They repeat only once all have
+            been drawn.
         one_mode_batch_size (`int`, *optional*):
-            Make consecutive batches of so many rows of one mode; rows that are left of both modes share the last ones.
+            Put consecutive rows of one mode into batches of this size; the leftovers of both modes share the last ones.
         seed (`int`, *optional*, defaults to 0):
             Seed.
 

@@ -7,7 +7,7 @@ from ..modeling.configuration_metis_home import BRANCHES
 
 GROUPS = ("shared", "thinking", "non_thinking", "router")
 
-# What each value of `trainable` trains. A dense model is `shared` as a whole.
+# What each value of `trainable` trains. All of a dense model is `shared`.
 TRAINABLE = {
     "all": ("shared", "thinking", "non_thinking", "router"),
     "branches": ("thinking", "non_thinking", "router"),
@@ -18,7 +18,7 @@ TRAINABLE = {
 
 
 def group_of(name: str) -> str:
-    """The group of a parameter, by its name; adapters and copies that PEFT makes belong to what they adapt."""
+    """The group of a parameter, by its name. PEFT's adapters and copies belong to what they adapt."""
     if ".router." in name:
         return "router"
     for branch in BRANCHES:
@@ -28,7 +28,7 @@ def group_of(name: str) -> str:
 
 
 def trained_groups(trainable: str, train_router: bool | None) -> set[str]:
-    """The groups that a value of `trainable` names, with the router added or left out by `train_router`."""
+    """The groups of a value of `trainable`, with the router added or removed by `train_router`."""
     groups = set(TRAINABLE[trainable])
     if train_router is not None:
         groups = groups | {"router"} if train_router else groups - {"router"}
@@ -37,9 +37,9 @@ def trained_groups(trainable: str, train_router: bool | None) -> set[str]:
 
 def freeze(model: nn.Module, groups: set[str], unfreeze: bool = True) -> None:
     """
-    Turn gradients off outside `groups`, and on inside unless `unfreeze` is False (what PEFT has frozen stays so).
+    Turn gradients off outside `groups`, and on inside unless `unfreeze` is False (then PEFT's choice stays).
 
-    What is off is off for good: a parameter that merely gets no gradient still moves under AdamW's weight decay.
+    A parameter that requires a gradient but gets none would still move under AdamW's weight decay.
     """
     for name, parameter in model.named_parameters():
         inside = group_of(name) in groups
@@ -52,11 +52,11 @@ def move_to_rate(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
-            Its parameter groups are split in place; the other settings of a split group stay.
+            Its parameter groups are split in place; their other settings stay the same.
         model (`nn.Module`):
-            Tells by its names which parameter belongs where.
+            Its parameter names determine the groups.
         rates (`dict[str, float]`):
-            Name of a group to its rate.
+            Learning rate by the name of the group.
     """
     names = {id(parameter): group_of(name) for name, parameter in model.named_parameters()}
     for settings in list(optimizer.param_groups):
@@ -69,10 +69,10 @@ def move_to_rate(optimizer, model: nn.Module, rates: dict[str, float]) -> None:
 
 
 def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Per group: parameters that train, and all."""
+    """By group: trainable and all parameters."""
     counts = {group: [0, 0] for group in GROUPS}
     for name, parameter in model.named_parameters():
-        size = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 its data is elsewhere
+        size = getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps the data elsewhere
         count = counts[group_of(name)]
         count[0] += size * parameter.requires_grad
         count[1] += size
@@ -80,7 +80,7 @@ def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def describe_trainable(model: nn.Module) -> str:
-    """One line per group, for people."""
+    """A printable table with one line per group."""
     rows = count_trainable(model)
     return "Trainable parameters\n" + "\n".join(
         f"  {group:<13}{trained:>15,} of {total:,}" for group, (trained, total) in rows.items() if total

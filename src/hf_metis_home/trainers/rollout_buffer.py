@@ -1,8 +1,8 @@
 """
-Where a run is within its rollouts, saved with every checkpoint.
+The rollouts that a run has not trained on yet, saved with every checkpoint.
 
-TRL generates for several steps at once, keeps the result in memory and loses it with the process: a run that is resumed
-within such a block would generate anew and train on something else. At the end of a block no rollouts are saved.
+TRL generates rollouts for several steps at once and keeps them in memory, so a run that is resumed within such a block
+would generate others and train on those. At the end of a block there is nothing to save.
 """
 
 import logging
@@ -23,7 +23,7 @@ def buffer_file(folder: str | Path, process_index: int) -> Path:
 
 
 def save_buffer(trainer, trial=None) -> None:
-    """Write this rank's rollouts, as far as they are still to be trained on, into the checkpoint of this step."""
+    """Write this rank's remaining rollouts into the checkpoint of this step."""
     if trainer.args.save_only_model:
         return
     folder = Path(trainer._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
@@ -45,33 +45,30 @@ def save_buffer(trainer, trial=None) -> None:
 
 def load_buffer(trainer, folder: str | Path) -> None:
     """
-    Take this rank's rollouts up again.
+    Restore this rank's rollouts from a checkpoint.
 
     Raises:
-        ValueError: the file cannot be read, or was written with other numbers of steps or ranks.
+        ValueError: the file cannot be read, or belongs to other numbers of steps or ranks.
     """
     path = buffer_file(folder, trainer.accelerator.process_index)
     if not path.is_file():
         logger.warning(
-            "%s is missing, so the run goes on from newly generated rollouts, and not exactly as it would have without "
-            "the interruption.",
-            path,
+            "%s is missing, so the run continues with new rollouts, not exactly as without the interruption.", path
         )
         return
     try:
-        # Read on the CPU: of several processes there the device is called cpu:0, which safetensors does not know.
+        # Read on the CPU: with several CPU processes the device is "cpu:0", which safetensors does not know.
         with safe_open(path, framework="pt") as file:
             device = trainer.accelerator.device
             metadata, tensors = file.metadata(), {key: file.get_tensor(key).to(device) for key in file.keys()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}): it was damaged, or its disk was full. Resume from an earlier "
-            "checkpoint, or delete the file to generate these rollouts anew."
+            f"{path} cannot be read ({error}). Resume from an earlier checkpoint, or delete it for new rollouts."
         ) from error
     if metadata["block"] != _block(trainer):
         raise ValueError(
             f"The rollouts in {path} were made with {metadata['block']}, but this run has {_block(trainer)}. Resume "
-            "with the same values, or delete the file to generate anew."
+            "with the same values, or delete the file to generate them again."
         )
     trainer._step = int(metadata["step"])
     if tensors:
@@ -87,7 +84,7 @@ def _steps_of_a_block(trainer) -> int:
 
 
 def _block(trainer) -> str:
-    """What has to be the same for rollouts to be used again."""
+    """What must be the same for rollouts to be usable."""
     names = ("per_device_train_batch_size", "steps_per_generation", "num_iterations", "num_generations")
     ranks = trainer.accelerator.num_processes
     return ", ".join(f"{name}={getattr(trainer.args, name)}" for name in names) + f" on {ranks} rank(s)"

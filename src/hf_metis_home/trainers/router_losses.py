@@ -1,10 +1,10 @@
 """
-What a router learns from: labels, outcomes of both branches, or the reward of the branch that was taken.
+Losses of the router: on labels, on the outcomes of both branches, or on the reward of the branch taken.
 
 All take `branch_logits` `[B, 2]` (column 1 = thinking), compute in fp32 and return a differentiable scalar.
 
-Left out: the expected regret `p(worse branch) * |gain|` itself. Its gradient carries the factor `p (1 - p)`, which
-vanishes where a router is sure, so that one trained on task labels would never unlearn what outcomes prove wrong.
+Left out: the expected regret `p(worse branch) * |gain|` itself. Its gradient has the factor `p (1 - p)`, which vanishes
+where the router is sure, so one trained on task labels would never unlearn what outcomes prove wrong.
 """
 
 import torch
@@ -21,7 +21,7 @@ def weighted_cross_entropy(
         branch_logits (`torch.Tensor` of shape `(batch_size, 2)`):
             Scores, column 1 = thinking.
         target (`torch.Tensor` of shape `(batch_size,)`):
-            Share of thinking in [0, 1]; boolean labels too.
+            Share of thinking in [0, 1], or boolean labels.
         weight (`torch.Tensor` of shape `(batch_size,)`, *optional*):
             Weight of each row, 1 by default.
 
@@ -49,10 +49,10 @@ def regret_loss(branch_logits: torch.Tensor, gain: torch.Tensor) -> torch.FloatT
     """
     Cross-entropy towards the better branch, weighted by what the choice is worth: `mean(|gain| * -log p(better))`.
 
-    Cost-sensitive classification. It is convex in the logits, and over `log 2` an upper bound of the regret of taking
-    the branch with the higher score, since `-log p(better) >= log 2` wherever that is the worse one. Of noisy gains it
-    is smallest at `p = E[max(gain, 0)] / E[|gain|]`, so that `p >= 0.5` where thinking pays on average, and only there.
-    `p` is the thinking branch's share of what is at stake, not the probability that it is right.
+    This is cost-sensitive classification. It is convex in the logits, and divided by `log 2` an upper bound of the
+    regret of taking the branch with the higher score, because `-log p(better) >= log 2` if that is the worse one. With
+    noisy gains the minimum is at `p = E[max(gain, 0)] / E[|gain|]`, so `p >= 0.5` exactly where thinking pays on
+    average. `p` is the thinking branch's share of the stakes, not the probability that it is right.
 
     Args:
         branch_logits (`torch.Tensor` of shape `(batch_size, 2)`):
@@ -88,10 +88,10 @@ def policy_gradient_loss(
         branch_logits (`torch.Tensor` of shape `(batch_size, 2)`):
             Scores, column 1 = thinking.
         thinking (`torch.Tensor` of shape `(batch_size,)`):
-            The branch that was taken, boolean or 0 / 1. It must have been drawn from these probabilities (or the
-            advantage corrected for it) for the gradient to be that of the expected reward.
+            The branch that was taken, boolean or 0 / 1. The gradient is that of the expected reward if it was drawn
+            from these probabilities (or the advantage is corrected for that).
         advantage (`torch.Tensor` of shape `(batch_size,)`):
-            Reward of the answer minus a baseline. No gradient flows into it.
+            Reward of the answer minus a baseline. Gets no gradient.
 
     Raises:
         ValueError: other shapes.
@@ -113,15 +113,13 @@ def policy_gradient_loss(
 
 
 def _check_shapes(branch_logits: torch.Tensor, **rows: torch.Tensor) -> None:
-    """Broadcasting would turn a wrong shape into a wrong loss without a word."""
+    """Raise an error for a wrong shape, which broadcasting would silently turn into a wrong loss."""
     if branch_logits.ndim != 2 or branch_logits.shape[1] != 2:
         raise ValueError(
-            f"`branch_logits` has shape {tuple(branch_logits.shape)}, but must be (batch_size, 2): one score per "
-            "branch, as `route()` and `forward` return them."
+            f"`branch_logits` has shape {tuple(branch_logits.shape)}, but must be (batch_size, 2), as from `route()`."
         )
     for name, values in rows.items():
         if values.shape != branch_logits.shape[:1]:
             raise ValueError(
-                f"`{name}` has shape {tuple(values.shape)}, but `branch_logits` has {len(branch_logits)} rows: give "
-                f"one value per row, of shape ({len(branch_logits)},)."
+                f"`{name}` has shape {tuple(values.shape)}, but must be ({len(branch_logits)},), one value per row."
             )

@@ -1,4 +1,4 @@
-"""Which branch each question prefers, and by how much: from labels, or from the outcomes of both branches."""
+"""Which branch is better for each question, and by how much: from labels, or from the outcomes of both branches."""
 
 import math
 import random
@@ -18,23 +18,23 @@ OUTCOME_COLUMNS = ("task", "id", *(f"{what}_{mode}" for what in ("correct", "tok
 @dataclass(frozen=True)
 class Preferences:
     """
-    What is known about `N` rows.
+    What is known about `N` rows. Column 1 of a matrix is the thinking branch.
 
     Args:
         rows (`list[int]`):
-            Their indices in the dataset.
+            Indices in the dataset.
         ids (`list[tuple[str, str]]`):
-            The question of each row: its task and its id.
+            Task and id of each row's question.
         target (`torch.Tensor` of shape `(N,)`):
-            What the router's probability shall be: the label, or 1 where thinking gains and 0 where it does not.
+            Target of the router's probability: the label, or 1 if thinking gains something, otherwise 0.
         stake (`torch.Tensor` of shape `(N,)`):
-            What the choice is worth: 1 for a label, the size of the gain for outcomes.
+            What the choice is worth: 1 for a label, the absolute gain for outcomes.
         gain (`torch.Tensor` of shape `(N,)`):
             Utility of thinking minus that of not thinking; for a label `2 * label - 1`.
         correct (`torch.Tensor` of shape `(N, 2)`):
-            Per branch the share of right answers; for a label the share that agrees with the label.
+            Share of right answers of each branch; for a label how far it agrees with each.
         tokens (`torch.Tensor` of shape `(N, 2)`, *optional*):
-            Per branch the mean length of the answers; None for labels.
+            Mean length of each branch's answers; None for labels.
     """
 
     rows: list[int]
@@ -46,31 +46,26 @@ class Preferences:
     tokens: torch.Tensor | None
 
     def select(self, indices: Sequence[int]) -> "Preferences":
-        at = torch.tensor(indices, dtype=torch.long)
-        return Preferences(
-            rows=[self.rows[index] for index in indices],
-            ids=[self.ids[index] for index in indices],
-            target=self.target[at],
-            stake=self.stake[at],
-            gain=self.gain[at],
-            correct=self.correct[at],
-            tokens=None if self.tokens is None else self.tokens[at],
-        )
+        """The preferences of some of the rows."""
+
+        def chosen(values):
+            return [values[i] for i in indices] if isinstance(values, list) else values[torch.tensor(indices).long()]
+
+        return Preferences(**{n: None if values is None else chosen(values) for n, values in vars(self).items()})
 
 
 def preferences_from_labels(rows: Sequence[dict]) -> Preferences:
     """
-    From the column `thinking`: true or false, or the share of thinking in [0, 1].
+    Preferences from the column `thinking`: true or false, or a share of thinking in [0, 1].
 
     Raises:
-        ValueError: a row without a label, or with one that is no such value.
+        ValueError: a row without a label, or with another value.
     """
     labels = _column(rows, "thinking")
     for number, label in enumerate(labels):
-        if not isinstance(label, (bool, int, float)) or not 0 <= label <= 1:  # NaN is in no interval
+        if not isinstance(label, (bool, int, float)) or not 0 <= label <= 1:  # False for NaN
             raise ValueError(
-                f"Row {number} of `rows` has `thinking` {label!r}, but a label must be true or false, or a share of "
-                "thinking in [0, 1]. Set it, drop the row, or give `outcomes`."
+                f"Row {number} of `rows` has `thinking` {label!r}. Set it to true, false or a share in [0, 1]."
             )
     target = torch.tensor([float(label) for label in labels])
     correct = torch.stack([1 - target, target], dim=1)
@@ -81,60 +76,55 @@ def preferences_from_labels(rows: Sequence[dict]) -> Preferences:
 
 def preferences_from_outcomes(rows: Sequence[dict], outcomes: Dataset, token_cost: float) -> Preferences:
     """
-    From what both branches made of the same questions: `gain = correct_thinking - correct_non_thinking - token_cost *
-    (tokens_thinking - tokens_non_thinking)`, averaged over the samples of a question. Rows and outcomes are joined by
-    `task` and `id`; rows without an outcome of both branches are left out.
+    Preferences from both branches' answers to the same questions: `gain = correct_thinking - correct_non_thinking -
+    token_cost * (tokens_thinking - tokens_non_thinking)`, averaged over a question's samples. Rows and outcomes are
+    joined by `task` and `id`; rows without outcomes of both branches are left out.
 
     Raises:
-        ValueError: a missing column; no row that has outcomes of both branches; outcomes of other rows, where the rows
-            have no `id` and go by their number.
+        ValueError: a missing column; no row with outcomes of both branches; outcomes of other rows, if the rows have no
+            `id` and are identified by their position.
     """
     if missing := [column for column in OUTCOME_COLUMNS if column not in outcomes.column_names]:
         raise ValueError(
-            f"`outcomes` has no column {', '.join(map(repr, missing))}; it has {outcomes.column_names}. Give the table "
-            "that `metis-home eval` writes."
+            f"`outcomes` has no column {', '.join(map(repr, missing))}; it has {outcomes.column_names}. Pass the "
+            "table that `metis-home eval` writes."
         )
-    samples: dict[tuple[str, str], list[list[float]]] = {}
-    columns = [list(outcomes[column]) for column in OUTCOME_COLUMNS]
-    for task, identity, *values in zip(*columns, strict=True):
-        # A sample without an answer of both branches compares nothing.
-        if all(value is not None and math.isfinite(value) for value in values):
-            samples.setdefault((str(task), str(identity)), []).append([float(value) for value in values])
-    if not samples:
+    # The mean over a question's samples; only those with answers of both branches compare them.
+    table = outcomes.select_columns(list(OUTCOME_COLUMNS)).to_pandas().astype({"task": str, "id": str})
+    table = table.astype(dict.fromkeys(OUTCOME_COLUMNS[2:], float)).replace([math.inf, -math.inf], math.nan).dropna()
+    means = table.groupby(["task", "id"]).mean()
+    if means.empty:
         raise ValueError(
-            "`outcomes` has no row with the answers of both branches, as those of a dense model, or of one loaded "
-            "branch, have none. Collect them with the two-branch model."
+            "`outcomes` has no row with answers of both branches. Collect them with a model that has both loaded."
         )
     keys = question_ids(rows)
-    found = [number for number, key in enumerate(keys) if key in samples]
+    found = [number for number, key in enumerate(keys) if key in means.index]
     if not found:
         raise ValueError(
             f"`outcomes` has no question of `rows`: the rows have (task, id) {_some(keys)}, the outcomes "
-            f"{_some(list(samples))}. Give the rows that the outcomes were collected on, in the same order where they "
-            "have no column `id`."
+            f"{_some(list(means.index))}. Pass the rows that they are from, in the same order if they have no `id`."
         )
     known = set(keys)
-    foreign = [key for key in samples if key not in known]
+    foreign = [key for key in means.index if key not in known]
     if foreign and all(value is None for value in _column(rows, "id")):
         raise ValueError(
-            f"`outcomes` has {len(foreign)} questions that no row of `rows` is, (task, id) {_some(foreign)}. The rows "
-            "have no column `id`, so they go by their number, and these are other rows or another order. Give the rows "
-            "that the outcomes were collected on, of the same split, or ids to both."
+            f"`outcomes` has {len(foreign)} questions that are not in `rows`, (task, id) {_some(foreign)}. Without a "
+            "column `id`, rows are identified by position. Pass the rows that the outcomes are from, or add ids."
         )
-    means = torch.tensor([[sum(v) / len(v) for v in zip(*samples[keys[number]], strict=True)] for number in found])
-    correct, tokens = means[:, :2], means[:, 2:]  # [N, 2], columns as in MODES
+    ids = [keys[number] for number in found]
+    correct, tokens = torch.tensor(means.loc[ids].to_numpy(), dtype=torch.float32).split(2, dim=1)  # each [N, 2]
     gain = correct[:, 1] - correct[:, 0] - token_cost * (tokens[:, 1] - tokens[:, 0])
-    gain = torch.where(gain.abs() < 1e-9, 0.0, gain)  # rounding is no preference
-    return Preferences(found, [keys[number] for number in found], (gain > 0).float(), gain.abs(), gain, correct, tokens)
+    gain = torch.where(gain.abs() < 1e-9, 0.0, gain)  # not a rounding error
+    return Preferences(found, ids, (gain > 0).float(), gain.abs(), gain, correct, tokens)
 
 
 def split_questions(preferences: Preferences, validation_fraction: float, seed: int) -> tuple[Preferences, Preferences]:
     """
-    Rows to fit on, and rows to hold out. All rows of a question are on one side; each side has about the same shares of
-    questions that prefer thinking, prefer not thinking, and do not care.
+    Split into rows to fit on and rows to hold out. All rows of a question are on one side; both sides have about the
+    same shares of questions for which thinking is better, worse, and equal.
 
     Raises:
-        ValueError: fewer than two questions that prefer one of the branches.
+        ValueError: fewer than two questions for which one of the branches is better.
     """
     totals: dict[tuple[str, str], float] = {}
     for identity, gain in zip(preferences.ids, preferences.gain.tolist(), strict=True):
@@ -146,17 +136,15 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
     }
     if len(kinds[None]) == len(totals):
         raise ValueError(
-            f"None of the {len(totals)} questions prefers a branch: every gain is 0, so there is nothing to learn. "
-            "Where both branches are equally right, `token_cost` makes the shorter answer the better one."
+            f"Both branches are equally good for all {len(totals)} questions: nothing to learn. Set a `token_cost`."
         )
     held_out: set[tuple[str, str]] = set()
     for branch, identities in kinds.items():
         if branch is not None and len(identities) < 2:
             raise ValueError(
-                f"{len(identities)} of {len(totals)} questions prefer the {branch} branch, but the router needs at "
-                "least two for each branch: one to learn from and one to be tested on. Add such questions; where none "
-                "exist, no router is needed (`thinking=True` or `False`). With outcomes, another `token_cost` moves "
-                "the preference."
+                f"The {branch} branch is better for {len(identities)} of {len(totals)} questions, but the router needs "
+                "at least two for each branch: one to fit and one to test. Add such questions, change `token_cost`, or "
+                "do without a router (`thinking=True` or `False`)."
             )
         random.Random(f"{seed} {branch}").shuffle(identities)
         count = round(validation_fraction * len(identities))
@@ -168,13 +156,13 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
 
 
 def question_ids(rows: Sequence[dict]) -> list[tuple[str, str]]:
-    """The `task` of each row as text, and its `id`, or its index where there is none."""
+    """Each row's `task` as text, and its `id`, or its index if it has none."""
     columns = zip(_column(rows, "task"), _column(rows, "id"), strict=True)
     return [(str(task), str(number if value is None else value)) for number, (task, value) in enumerate(columns)]
 
 
 def _column(rows: Sequence[dict], name: str) -> list:
-    """A column without decoding the images beside it; None where it is missing."""
+    """A column, read without decoding images; None where it is missing."""
     if isinstance(rows, Dataset):
         return list(rows[name]) if name in rows.column_names else [None] * len(rows)
     return [row.get(name) for row in rows]

@@ -1,10 +1,12 @@
-"""What a router's scores are worth on questions that it was not fitted on, and what else could have been done there."""
+"""How good a router is on questions that it was not fitted on, and how other policies compare there."""
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from ..evaluation.policies import expected, policy_shares
 from ..modeling.router_metis_home import is_thinking
 from .router_losses import weighted_cross_entropy
 from .router_preferences import Preferences
@@ -16,18 +18,18 @@ BINS = 10
 @dataclass(frozen=True)
 class RouterScore:
     """
-    A router on some rows. Every row counts by its stake: 1 for labels, the size of the gain for outcomes.
+    A router on some rows. Every row is weighted by its stake: 1 for labels, the size of the gain for outcomes.
 
     Args:
         accuracy (`float`):
-            Share of the stakes whose row goes to the branch that it prefers. For outcomes 1 minus this is the regret
-            over the largest possible one.
+            Share of the stakes that are sent to the branch they prefer. For outcomes, 1 minus this is the regret over
+            the largest possible one.
         loss (`float`):
-            Cross-entropy towards the targets; `log 2` is a coin.
+            Cross-entropy with the targets; `log 2` for random choice.
         ece (`float`):
-            Expected calibration error in ten bins of the probability: how far it is from the mean target.
+            Expected calibration error in ten bins: the distance between mean probability and mean target.
         thinking_ratio (`float`):
-            Share of the rows, each counting once, that go to the thinking branch.
+            Share of the rows (unweighted) that go to the thinking branch.
     """
 
     accuracy: float
@@ -36,34 +38,12 @@ class RouterScore:
     thinking_ratio: float
 
 
-@dataclass(frozen=True)
-class Policy:
-    """
-    A way to choose branches on some rows, each counting once.
-
-    Args:
-        accuracy (`float`):
-            Share of right answers; for labels, share of choices that the label agrees with.
-        tokens (`float`, *optional*):
-            Mean length of the answers; None for labels.
-        thinking_ratio (`float`):
-            Share of the rows that think.
-        utility (`float`):
-            `accuracy - token_cost * tokens`, which the router is fitted to.
-    """
-
-    accuracy: float
-    tokens: float | None
-    thinking_ratio: float
-    utility: float
-
-
 def score_router(logits: torch.Tensor, preferences: Preferences, threshold: float) -> RouterScore:
-    """Figures of scores `[N, 2]` at a threshold."""
+    """Evaluate scores `[N, 2]` at a threshold."""
     probability = logits.softmax(dim=-1)[:, 1]
     thinking = is_thinking(probability, threshold)
     stake, target = preferences.stake, preferences.target
-    # A soft label counts as the side that it leans to; one without a side agrees with either.
+    # A soft label counts as the side that it leans to; one exactly between agrees with both.
     agrees = torch.where(preferences.gain == 0, True, thinking == (preferences.gain > 0))
     bins = (probability * BINS).long().clamp(max=BINS - 1)
     surplus = torch.zeros(BINS).index_add(0, bins, stake * (probability - target))  # [BINS]
@@ -77,7 +57,7 @@ def score_router(logits: torch.Tensor, preferences: Preferences, threshold: floa
 
 
 def best_threshold(logits: torch.Tensor, preferences: Preferences) -> float:
-    """The threshold that gives scores `[N, 2]` the most utility, half-way between the probabilities it parts."""
+    """The threshold with the most utility for scores `[N, 2]`, half-way between two probabilities."""
     probability, order = logits.softmax(dim=-1)[:, 1].double().sort(descending=True)
     total = preferences.gain.double()[order].cumsum(0)  # gained by thinking on the first n + 1
     best, threshold = total[-1].item(), 0.0
@@ -92,40 +72,41 @@ def best_threshold(logits: torch.Tensor, preferences: Preferences) -> float:
 
 
 def compare_policies(
-    thinking: dict[str, torch.Tensor], preferences: Preferences, token_cost: float
-) -> dict[str, Policy]:
+    choices: dict[str, torch.Tensor], preferences: Preferences, token_cost: float
+) -> dict[str, dict[str, float | None]]:
     """
-    Given choices `[N]` by name, and the baselines: one branch for all, a coin with the first choice's thinking ratio
-    (its expectation), and the better branch for each row. The latter knows the outcomes, their noise included, so that
-    no router reaches it; where nothing is gained it does not think.
+    Figures of given choices `[N]` by name, the first of which is `"router"`, and of the policies that need no router.
+
+    Args:
+        choices (`dict[str, torch.Tensor]`):
+            Name to whether each row thinks.
+        preferences ([`~trainers.router_preferences.Preferences`]):
+            What is known about the rows. The oracle thinks where that gains something; it knows the outcomes, including
+            their noise, so no router reaches it.
+        token_cost (`float`):
+            What a token costs in right answers.
+
+    Returns:
+        `dict`: name to `accuracy` (for labels, share of choices that the label agrees with), `tokens` (mean length of
+        the answers; None for labels), `thinking_ratio` and `utility`, which is `accuracy - token_cost * tokens`.
     """
-    first = next(iter(thinking.values())).float()
-    choices = {
-        **{name: choice.float() for name, choice in thinking.items()},
-        "all thinking": torch.ones_like(first),
-        "all non-thinking": torch.zeros_like(first),
-        "random": torch.full_like(first, first.mean().item()),
-        "oracle": (preferences.gain > 0).float(),
-    }
-    return {name: _policy(share, preferences, token_cost) for name, share in choices.items()}
+    shares = {name: choice.double().numpy() for name, choice in choices.items()}
+    shares |= policy_shares(shares["router"], preferences.gain.numpy())
+    return {name: _figures(share, preferences, token_cost) for name, share in shares.items()}
 
 
-def _policy(share: torch.Tensor, preferences: Preferences, token_cost: float) -> Policy:
-    """For shares `[N]` of thinking, of which all but those of a coin are 0 or 1."""
-
-    def mean(values: torch.Tensor) -> float:
-        return (values[:, 0] * (1 - share) + values[:, 1] * share).mean().item()
-
-    accuracy = mean(preferences.correct)
-    tokens = None if preferences.tokens is None else mean(preferences.tokens)
-    return Policy(accuracy, tokens, share.mean().item(), accuracy - token_cost * (tokens or 0.0))
+def _figures(share: np.ndarray, preferences: Preferences, token_cost: float) -> dict[str, float | None]:
+    accuracy = float(expected(preferences.correct.numpy(), share).mean())
+    tokens = None if preferences.tokens is None else float(expected(preferences.tokens.numpy(), share).mean())
+    utility = accuracy - token_cost * (tokens or 0.0)
+    return {"accuracy": accuracy, "tokens": tokens, "thinking_ratio": float(share.mean()), "utility": utility}
 
 
 def calibration_scale(logits: torch.Tensor, preferences: Preferences) -> float:
     """
     The factor on scores `[N, 2]` that makes the loss on these rows smallest (temperature scaling, Guo et al. 2017).
-    Decisions at 0.5 stay. Targets are drawn in as by Platt (1999), as if one more row had been seen for either branch:
-    else a router without a mistake on a few rows would become certain of everything.
+    Decisions at 0.5 stay the same. Targets are smoothed as in Platt (1999), as if each branch had one more row:
+    otherwise a router without a mistake on a few rows would become certain of everything.
     """
     count = (preferences.stake > 0).sum().item()
     target = (preferences.target.double() * count + 1) / (count + 2)

@@ -1,16 +1,14 @@
-"""What a run was: its settings, versions and figures, beside its output and on its card."""
+"""The record of a training run: settings, versions and metrics, for `run.json` and the model card."""
 
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._folders import write_whole
-from ..hub_templates.provenance import FIGURES
+from .._versions import versions
+from ..hub_templates.training_history import FIGURES
 from .parameter_groups import count_trainable
 
 
-PACKAGES = ("hf-metis-home", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 SECRETS = ("token", "key", "password")
 
 
@@ -18,9 +16,9 @@ def run_of(trainer) -> dict:
     """
     The record of a run so far.
 
-    It holds `arguments` (the configuration, without secrets), `versions`, `parameters` (group to trained and all),
-    `datasets` (rows and fingerprint), `dataset_names` if they are known, `model`, `rewards`, `steps`, and `figures`,
-    the values that were logged last.
+    It holds `arguments` (the configuration without secrets), `versions`, `parameters` (by group: trainable and all),
+    `datasets` (rows and fingerprint), `dataset_names` if known, `model`, `rewards` (GRPO), `steps` and `figures`, the
+    values logged last.
     """
     arguments = _without_secrets(trainer.args.to_dict())
     datasets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
@@ -36,7 +34,7 @@ def run_of(trainer) -> dict:
         "processes": trainer.accelerator.num_processes,
         "datasets": {name: _describe(dataset) for name, dataset in datasets.items() if dataset is not None},
         "parameters": trainer._parameters or count_trainable(trainer.plain_model),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "arguments": arguments,
         "steps": trainer.state.global_step,
         "figures": figures,
@@ -46,7 +44,7 @@ def run_of(trainer) -> dict:
 
 
 def write_run(trainer) -> Path:
-    """Write [`run_of`] a trainer as `run.json` into its output folder. Returns the file's path."""
+    """Write [`run_of`] a trainer as `run.json` into its output folder and return the path."""
     path = Path(trainer.args.output_dir) / "run.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(run_of(trainer), indent=2, default=str) + "\n")
@@ -61,23 +59,13 @@ def _describe(dataset) -> dict:
 
 
 def _without_secrets(value):
-    """What JSON can hold, without the entries of dictionaries whose names say that they are secret, however deep."""
+    """A copy without dictionary entries that are secret by their names, at any depth."""
+
+    def is_secret(name: str) -> bool:
+        return any(name == word or name.endswith(f"_{word}") for word in SECRETS)
+
     if isinstance(value, dict):
-        return {name: _without_secrets(inner) for name, inner in value.items() if not _is_secret(str(name).lower())}
+        return {name: _without_secrets(inner) for name, inner in value.items() if not is_secret(str(name).lower())}
     if isinstance(value, (list, tuple)):
         return [_without_secrets(inner) for inner in value]
     return value
-
-
-def _is_secret(name: str) -> bool:
-    return any(name.endswith(f"_{word}") or name == word for word in SECRETS)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,13 +1,13 @@
 """
 Stage-SFT: supervised training of branches and router in mixed batches (arXiv 2510.20519).
 
-Over TRL's [`~trl.SFTTrainer`]. What is added, and the private parts of TRL 1.16 that it rests on:
+On top of TRL's [`~trl.SFTTrainer`]. What is added, with the private parts of TRL 1.16 that it relies on:
 
-- the router's loss, as a part of the forward that TRL trains through (`fused_forward.py`);
+- the router's loss, inside the forward that TRL trains through (`fused_forward.py`);
 - what trains (`trainable`), learning rates per group, metrics per branch, checks of every row before training, and
   checkpoints that are complete Hub folders (`mixin.py`).
 
-Not here: packing (a row takes one branch), and any loss on rows of the mode that a branch is not for.
+Left out: packing (a row takes one branch), and any loss of a branch on rows of the other mode.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..data import TRAINING_COLUMNS, check_columns, check_row
 from ..modeling import MetisHomeConfig
+from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import is_thinking
 from .collator import MetisHomeCollator
-from .fused_forward import add_router_loss
-from .mixin import MetisHomeTrainerMixin, model_type_of
+from .mixin import MetisHomeTrainerMixin, check_config, config_of, named_datasets
 from .mode_sampler import ModeSampler
 from .parameter_groups import count_trainable, freeze, trained_groups
 from .sft_config import MetisHomeSFTConfig
@@ -33,19 +33,19 @@ from .sft_config import MetisHomeSFTConfig
 
 class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     """
-    Trains a two-branch model on rows of the row format (`prompt`, `images`, `completion`, `thinking`).
+    Trains a two-branch model on rows with `prompt`, `images`, `completion` and `thinking`.
 
-    The language-model loss of a row trains the branch that `thinking` names and the shared parts; the router learns to
+    The language-model loss of a row trains the branch named by `thinking` and the shared parts; the router learns to
     predict `thinking` from the prompt. Arguments are [`~trl.SFTTrainer`]'s.
 
-    Logged beside TRL's metrics, over all that came since the last log: `lm_loss_thinking` and `lm_loss_non_thinking`
-    (mean over tokens of that mode), `router_loss`, `router_accuracy`, and `thinking_ratio`, the share of rows that the
-    router would send to the thinking branch at the configuration's threshold; with a column `task` also
-    `thinking_ratio/{task}`. `grad_norm/{group}`: gradient norms of branches, router and shared parts before clipping.
+    Logged besides TRL's metrics, since the last log: `lm_loss_thinking` and `lm_loss_non_thinking` (mean over the
+    tokens of that mode), `router_loss`, `router_accuracy`, and `thinking_ratio`, the share of rows that the router
+    would send to the thinking branch at the configured threshold; with a column `task` also `thinking_ratio/{task}`;
+    `grad_norm/{group}`, the gradient norms of branches, router and shared parts before clipping.
 
     Raises:
-        ValueError: a model that has no branches, a dataset without the columns, a row that cannot be trained on, or a
-            choice of `trainable` that leaves nothing to train. All before the first step.
+        ValueError: the model has no branches, a dataset lacks columns, a row cannot be trained on, or `trainable`
+            leaves nothing to train. All before the first step.
 
     Example:
 
@@ -62,20 +62,20 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
     ```
     """
 
-    data_collator: Callable  # TRL's, and around it ours
+    data_collator: Callable  # TRL's inside ours
     _tag_names = ["trl", "sft", "metis-home"]
     _stage = "sft"
-    _eval_prefix = "eval"  # of what is logged; where there are several datasets, with the name of the last
+    _eval_prefix = "eval"  # of logged metrics; with several evaluation datasets it names the current one
 
     def __init__(self, model, args: MetisHomeSFTConfig | None = None, train_dataset=None, eval_dataset=None, **kwargs):
-        if args is None:
-            args = MetisHomeSFTConfig("metis-home-sft")
-        if not isinstance(args, MetisHomeSFTConfig):
+        # Check everything that can be checked before the model is loaded.
+        args = MetisHomeSFTConfig("metis-home-sft") if args is None else args
+        check_config(args, MetisHomeSFTConfig)
+        if (model_type := config_of(model, args).model_type) != MetisHomeConfig.model_type:
             raise ValueError(
-                f"`args` is a {type(args).__name__}, which does not say how branches and router are trained. Make it a "
-                "MetisHomeSFTConfig; it takes every field of TRL's SFTConfig."
+                f"`model` is a {model_type!r} model without branches or router. Make it two-branch with "
+                "`metis-home upcycle` or `hf_metis_home.upcycle` first, or use TRL's SFTTrainer."
             )
-        _check_model(model, args)
         check_rows(train_dataset, eval_dataset, args)
         if kwargs.get("peft_config") is not None and (args.trainable != "all" or args.train_router is not None):
             raise ValueError(
@@ -85,34 +85,34 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
             )
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(
-                "`compute_loss_func` makes TRL leave out every loss but its own, the router's too. Override "
-                "`compute_loss` in a subclass instead."
+                "`compute_loss_func` makes TRL drop every loss but its own, even the router's. Override `compute_loss`."
             )
         super().__init__(model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
 
-        model = self.accelerator.unwrap_model(self.model)
+        # What trains. With PEFT, its configuration has decided already.
+        model = self.plain_model
         if not isinstance(model, PeftModel):
             freeze(model, trained_groups(args.trainable, args.train_router))
         if not any(trained for trained, _ in count_trainable(model).values()):
             raise ValueError("No parameter is left to train: check `trainable`, `train_router` and the PEFT settings.")
+
+        # TRL's collator, with the branch and the prompt mask of every row added by ours.
         inner = self.data_collator
         if isinstance(inner, DataCollatorForVisionLanguageModeling):
-            streamed = any(not isinstance(dataset, Dataset) for dataset in _named(train_dataset, eval_dataset).values())
-            # Nothing is cut: the collator around it refuses a row that is too long.
+            named = named_datasets(train_dataset, eval_dataset)
+            streamed = any(not isinstance(dataset, Dataset) for dataset in named.values())
+            # No truncation: ours refuses rows that are too long.
             collator = dataclasses.replace(inner, max_length=None, completion_only_loss=True)
-            self._tasks = _task_names(train_dataset, eval_dataset)
-            self.data_collator = MetisHomeCollator(
-                collator, inner.max_length, streamed, {name: i for i, name in enumerate(self._tasks)}
-            )
+            self._tasks = _task_names(named)
+            numbers = {name: number for number, name in enumerate(self._tasks)}
+            self.data_collator = MetisHomeCollator(collator, inner.max_length, streamed, numbers)
 
-        add_router_loss(model.get_base_model() if isinstance(model, PeftModel) else model, self._router_loss)
-        self.aux_loss_enabled = True
-        self.router_aux_loss_coef = args.router_loss_coef
-        # Qwen2.5-VL says that its own loss does not take the number of tokens of all accumulated batches and ranks. The
-        # loss here is not its own, and a mean of the batches' means would weigh tokens by the company they keep.
+        self._add_router_loss()
+        # Qwen2.5-VL says that its own loss does not take the token count of all accumulated batches and ranks. TRL's
+        # loss does; a mean of the batches' means would weight tokens by the other tokens in their batch.
         self.model_accepts_loss_kwargs = True
-        self._totals = {}  # per mode, sums of `STATISTICS` since the last log
-        self._task_totals = {}  # per mode, rows and thinking rows of every task since the last log
+        self._totals = {}  # by mode: sums of `STATISTICS` since the last log
+        self._task_totals = {}  # by mode: rows and thinking rows of every task since the last log
         self._class_weights = _class_weights(train_dataset) if args.router_class_balance else None
 
     def _set_signature_columns_if_needed(self):
@@ -129,35 +129,38 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
         return ModeSampler(list(dataset["thinking"]), args.curriculum, args.replay_share, size, seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        task = inputs.pop("task", None)
+        # The forward inside computes both losses and keeps this micro-batch's statistics (`_router_loss`).
+        task = inputs.pop("task", None)  # [B]
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
+        self._metrics[mode].pop("aux_loss", None)  # the router's loss, logged under its own name
+
+        # Add up over ranks and micro-batches until the next log.
+        totals = self.accelerator.gather_for_metrics(self._statistics[None]).sum(dim=0)  # [statistics]
+        self._totals[mode] = totals + self._totals.get(mode, 0)
         if task is not None:
             task, routed = self.accelerator.gather_for_metrics((task, self._routed))
-            counts = torch.stack([task == number for number in range(len(self._tasks))])  # [tasks, rows]
-            totals = torch.stack([counts.sum(dim=1), (counts & routed).sum(dim=1)])
+            counts = torch.stack([task == number for number in range(len(self._tasks))])  # [tasks, B of all ranks]
+            totals = torch.stack([counts.sum(dim=1), (counts & routed).sum(dim=1)])  # [2, tasks]
             self._task_totals[mode] = totals + self._task_totals.get(mode, 0)
-        self._metrics[mode].pop("aux_loss", None)  # `router_loss`, under the name of another loss
-        totals = self.accelerator.gather_for_metrics(self._statistics[None]).sum(dim=0)
-        self._totals[mode] = totals + self._totals.get(mode, 0)
         return loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         check_rows(None, eval_dataset, self.args)
         self._eval_prefix = metric_key_prefix
-        # What `predict`, or an evaluation that was interrupted, has left.
+        # Drop leftovers of `predict` or an interrupted evaluation.
         self._totals.pop("eval", None)
         self._task_totals.pop("eval", None)
         self._metrics["eval"].clear()
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
+        # With several evaluation datasets, their names tell the metrics apart; TRL's own lack them.
+        prefix = "" if mode == "train" else f"{self._eval_prefix}_"
         if mode in self._totals:
             totals = dict(zip(STATISTICS, self._totals.pop(mode).tolist(), strict=True))
-            # With the name of the evaluation dataset, where there are several. TRL's own metrics lack it.
-            prefix = "" if mode == "train" else f"{self._eval_prefix}_"
-            for branch in ("thinking", "non_thinking"):
+            for branch in BRANCHES:
                 if totals[f"tokens_{branch}"]:
                     logs[f"{prefix}lm_loss_{branch}"] = totals[f"nll_{branch}"] / totals[f"tokens_{branch}"]
             for name in ("router_loss", "router_accuracy", "thinking_ratio"):
@@ -170,74 +173,46 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
 
     def _router_loss(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor, router_target=None):
         self._keep_statistics(outputs, branch_logits, thinking.bool())
-        if self._class_weights is None:
-            return F.cross_entropy(branch_logits, thinking.long())
-        weights = self._class_weights.to(branch_logits.device)[thinking.long()]
-        # Not a weighted mean: the share of a mode in a batch must not change how much its rows count.
-        return (weights * F.cross_entropy(branch_logits, thinking.long(), reduction="none")).mean()
+        losses = F.cross_entropy(branch_logits, thinking.long(), reduction="none")  # [B]
+        if self._class_weights is not None:
+            # Not a weighted mean: the share of a mode in a batch must not change how much its rows count.
+            losses = losses * self._class_weights.to(losses.device)[thinking.long()]
+        return losses.mean()
 
+    @torch.no_grad()
     def _keep_statistics(self, outputs, branch_logits: torch.Tensor, thinking: torch.BoolTensor) -> None:
-        """Sums over one micro-batch, in the order of `STATISTICS`. Kept for `compute_loss`, which shares them."""
-        with torch.no_grad():
-            probability = branch_logits.softmax(dim=-1)[:, 1]
-            self._routed = routed = is_thinking(probability, self.model.config.thinking_threshold)
-            nll = -outputs.log_probs.sum(dim=1)  # [B]; zero where there is no label
-            tokens = outputs.label_mask.sum(dim=1)
-            per_branch = [(values * rows).sum() for rows in (thinking, ~thinking) for values in (nll, tokens)]
-            router = [
-                F.cross_entropy(branch_logits, thinking.long(), reduction="sum"),
-                (routed == thinking).sum(),
-                routed.sum(),
-                torch.tensor(len(thinking), device=nll.device),
-            ]
-            self._statistics = torch.stack([value.float() for value in (*per_branch, *router)])
+        """Sums over one micro-batch, in the order of `STATISTICS`, for `compute_loss` to add up over ranks."""
+        probability = branch_logits.softmax(dim=-1)[:, 1]  # [B]
+        self._routed = routed = is_thinking(probability, self.model.config.thinking_threshold)
+        nll = -outputs.log_probs.sum(dim=1)  # [B]; zero where there is no label
+        tokens = outputs.label_mask.sum(dim=1)  # [B]
+        per_branch = [(values * rows).sum() for rows in (thinking, ~thinking) for values in (nll, tokens)]
+        router_loss = F.cross_entropy(branch_logits, thinking.long(), reduction="sum")
+        rows = torch.tensor(len(thinking), device=nll.device)
+        values = (*per_branch, router_loss, (routed == thinking).sum(), routed.sum(), rows)
+        self._statistics = torch.stack([value.float() for value in values])
 
 
 STATISTICS = (
-    "nll_thinking",
-    "tokens_thinking",
-    "nll_non_thinking",
-    "tokens_non_thinking",
-    "router_loss",
-    "router_accuracy",
-    "thinking_ratio",
-    "rows",
-)
+    "nll_thinking", "tokens_thinking", "nll_non_thinking", "tokens_non_thinking",
+    "router_loss", "router_accuracy", "thinking_ratio", "rows",
+)  # fmt: skip
 
 
-def _check_model(model, args: MetisHomeSFTConfig) -> None:
-    if (model_type := model_type_of(model, args)) != MetisHomeConfig.model_type:
-        raise ValueError(
-            f"`model` is a {model_type!r} model without branches or router. Make it two-branch with "
-            "`metis-home upcycle` or `hf_metis_home.upcycle` first, or train it as it is with TRL's SFTTrainer."
-        )
-
-
-def _named(train_dataset, eval_dataset) -> dict:
-    """The datasets that are given, under the names that errors give them."""
-    if isinstance(eval_dataset, dict):
-        named = {f"evaluation dataset {name!r}": dataset for name, dataset in eval_dataset.items()}
-    else:
-        named = {"evaluation dataset": eval_dataset}
-    named = {"training dataset": train_dataset, **named}
-    return {where: dataset for where, dataset in named.items() if dataset is not None}
-
-
-def _task_names(train_dataset, eval_dataset) -> list[str]:
-    """Names in the column `task` of datasets that can be read ahead, the same order everywhere."""
+def _task_names(named: dict) -> list[str]:
+    """Names in the column `task` of datasets that can be read ahead, in the same order on all ranks."""
     names = set()
-    for dataset in _named(train_dataset, eval_dataset).values():
+    for dataset in named.values():
         if isinstance(dataset, Dataset) and "task" in dataset.column_names:
             names.update(dataset.unique("task"))
     return sorted(name for name in names if name is not None)
 
 
 def _class_weights(train_dataset) -> torch.Tensor:
-    """Weights for the rows of the two modes, so that each mode has half of the total: `(2,)`."""
+    """Weights of non-thinking and thinking rows, such that each mode has half of the total: `(2,)`."""
     if not isinstance(train_dataset, Dataset):
         raise ValueError(
-            "`router_class_balance` counts the rows of each mode, but the training dataset is streamed. Load it "
-            "without streaming, or leave it at False."
+            "`router_class_balance` counts rows, but the training dataset is streamed. Load it without streaming."
         )
     modes = torch.tensor(train_dataset["thinking"]).long()
     counts = torch.bincount(modes, minlength=2)
@@ -245,12 +220,12 @@ def _class_weights(train_dataset) -> torch.Tensor:
 
 
 def check_rows(train_dataset, eval_dataset, args: MetisHomeSFTConfig) -> None:
-    """An error for a dataset, or the first of its rows, that cannot be trained or evaluated on."""
-    for where, dataset in _named(train_dataset, eval_dataset).items():
+    """Raise an error for a dataset, or its first row, that cannot be trained or evaluated on."""
+    for where, dataset in named_datasets(train_dataset, eval_dataset).items():
         if not isinstance(dataset, Dataset):
-            continue  # streamed: rows are checked as they come
+            continue  # streamed: the collator checks rows as they come
         check_columns(dataset.column_names, where)
-        # Images stay encoded: they are counted, not looked at.
+        # Images stay encoded: they are only counted.
         plain = dataset.select_columns(list(TRAINING_COLUMNS)).with_format(None)
         if isinstance(plain.features["images"], List):
             plain = plain.cast_column("images", List(Image(decode=False)))
@@ -260,6 +235,5 @@ def check_rows(train_dataset, eval_dataset, args: MetisHomeSFTConfig) -> None:
         wanted = args.trainable == "thinking"
         if wanted not in train_dataset["thinking"]:
             raise ValueError(
-                f"`trainable` is {args.trainable!r}, but no row of the training dataset has `thinking={wanted}`: there "
-                "is nothing to train on. Add such rows, or choose another `trainable`."
+                f"`trainable` is {args.trainable!r}, but no row to train on has `thinking={wanted}`. Add some."
             )

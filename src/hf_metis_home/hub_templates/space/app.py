@@ -1,8 +1,8 @@
 """
-A Gradio Space for a hybrid-thinking vision-language model: a router reads each question and sends it to a branch that
-thinks first or to one that answers at once. The visitor can turn the dial, choose the branch, or see both answers.
+A Gradio Space for a hybrid-thinking vision-language model. A router reads each question and sends it to the branch that
+thinks first or to the one that answers directly. Visitors can change the threshold, choose the branch, or compare both.
 
-Written by `metis-home space`, and yours to change. It runs where `pip install -r requirements.txt gradio` is enough:
+Written by `metis-home space`, and yours to change. To run it, `pip install -r requirements.txt gradio`, then:
 
     python app.py
 """
@@ -13,10 +13,11 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 try:
-    import spaces  # on ZeroGPU; has to come before torch
+    import spaces  # on ZeroGPU; must be imported before torch
 except ImportError:
     spaces = None
 
+import dataclasses
 import html
 import threading
 import time
@@ -37,11 +38,11 @@ TITLE = "Hybrid thinking"
 
 MAX_NEW_TOKENS = 2048
 MAX_QUESTION = 2000  # characters
-MAX_BYTES = 10 * 2**20  # of an upload
+MAX_BYTES = 10 * 2**20  # per upload
 MAX_PIXELS = 25_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 SECONDS_OF_GPU = 120  # per request, on ZeroGPU
-MODES = {"The router": "auto", "Think first": "think", "Answer at once": "direct"}
+MODES = {"The router": "auto", "Think first": "think", "Answer directly": "direct"}
 BRANCHES = {True: "thinking", False: "non-thinking"}
 EXAMPLES = Path(__file__).parent / "examples"
 QUESTIONS = {
@@ -50,8 +51,8 @@ QUESTIONS = {
     "shapes.png": "How many more circles than squares are there?",
 }
 
-# `trust_remote_code=True` runs the Python files of the model's repository on the machine of this Space. REVISION pins
-# them to one commit: read that one, and what you have read is what runs.
+# `trust_remote_code=True` runs the Python files of the model's repository on this Space's machine. REVISION pins them
+# to one commit, so what runs is what you have read.
 source = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
 model = AutoModelForImageTextToText.from_pretrained(**source, dtype="auto").eval()
 processor = AutoProcessor.from_pretrained(**source)
@@ -60,12 +61,12 @@ answer_format = AnswerFormat.of(model.config)
 
 
 def gpu(function):
-    """On ZeroGPU the function gets a GPU while it runs."""
+    """On ZeroGPU, gives the function a GPU while it runs."""
     return function if spaces is None else spaces.GPU(duration=SECONDS_OF_GPU)(function)
 
 
 class Streamer(TextIteratorStreamer):
-    """Text as it comes, and the number of its tokens."""
+    """Streams text and counts its tokens."""
 
     tokens = 0
 
@@ -75,12 +76,12 @@ class Streamer(TextIteratorStreamer):
 
 
 def refuse(message: str):
-    """Shown to the visitor. Gradio renders it as HTML, so whatever is in it has to be escaped."""
+    """Shows the visitor a message. Gradio renders it as HTML, so it must be escaped."""
     raise gr.Error(html.escape(message), print_exception=False)
 
 
 def read_upload(payload) -> Image.Image | None:
-    """The picture that was uploaded, or words about why it is none: nothing is decoded before its size is known."""
+    """The uploaded image, or a message on why it cannot be used. Nothing is decoded before its size is known."""
     if payload is None:
         return None
     try:
@@ -88,18 +89,18 @@ def read_upload(payload) -> Image.Image | None:
             refuse(f"The image file is larger than {MAX_BYTES // 2**20} MB. Make it smaller.")
         with Image.open(payload.path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                refuse(f"The image has more than {MAX_PIXELS // 10**6} million pixels. Make it smaller.")
+                raise Image.DecompressionBombError
             return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError:
         refuse(f"The image has more than {MAX_PIXELS // 10**6} million pixels. Make it smaller.")
     except gr.Error:
         raise
-    except Exception:  # of many decoders, about a file that can be anything
+    except Exception:  # the many decoders raise many kinds
         refuse(f"This file cannot be read as an image. Use one of {', '.join(FORMATS)}.")
 
 
 def model_inputs(image: Image.Image | None, question: str):
-    """What the model reads: the image, if there is one, then the question."""
+    """Model inputs for the image, if there is one, and the question."""
     question = (question or "").strip()
     if not question:
         refuse("Ask a question.")
@@ -107,14 +108,14 @@ def model_inputs(image: Image.Image | None, question: str):
         refuse(f"The question has {len(question)} characters. Use at most {MAX_QUESTION}.")
     for token in processor.tokenizer.added_tokens_decoder.values():
         if token.special and token.content in question:
-            refuse(f"{token.content} is a sign of the chat template. Leave it out.")
+            refuse(f"{token.content} is reserved for the chat template. Remove it from the question.")
     pictures = [] if image is None else [{"type": "image", "image": image}]
     messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     if room_for_answer(inputs) < 1:
-        refuse("Image and question are longer than what the model can read. Shorten them.")
+        refuse("The image and the question are too long for the model. Make them smaller.")
     return inputs
 
 
@@ -122,8 +123,8 @@ def room_for_answer(inputs) -> int:
     return model.config.get_text_config().max_position_embeddings - inputs["input_ids"].shape[1]
 
 
-def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
-    """One branch's answer while it is written: thought, answer, tokens. Ends early where nobody listens any more."""
+def stream(inputs, decision) -> Iterator[tuple[str, str, int]]:
+    """The answer of the chosen branch while it is generated: thought, answer, tokens. Closing the iterator stops it."""
     streamer = Streamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     stopped, errors, text = [], [], ""
 
@@ -131,7 +132,7 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
         try:
             model.generate(
                 **inputs,
-                thinking=thinking,
+                decision=decision,
                 streamer=streamer,
                 max_new_tokens=min(MAX_NEW_TOKENS, room_for_answer(inputs)),
                 do_sample=False,
@@ -158,30 +159,31 @@ def stream(inputs, thinking: bool) -> Iterator[tuple[str, str, int]]:
 @gpu
 def run(inputs, mode: str, threshold: float, both: bool) -> Iterator[tuple]:
     """
-    All that the model does for a request: first which branch answers, which one the router chose and its probability,
-    then again and again a branch with its thought, answer, tokens and seconds. Plain values, since on ZeroGPU this is
-    another process.
+    Everything the model does for a request. Yields first the router's choice, its probability and the branch that
+    answers, then repeatedly a branch with its thought, answer, tokens and seconds. Plain values, because ZeroGPU runs
+    this in another process.
     """
     inputs = inputs.to(model.device)
-    routing = model.route(**inputs, thinking_threshold=threshold)
-    routed = bool(routing.thinking)
-    chosen = {"auto": routed, "think": True, "direct": False}[mode]
-    yield chosen, routed, float(routing.thinking_probability)
+    routed = model.decide(**inputs, thinking_threshold=threshold)
+    routers = bool(routed.thinking)
+    chosen = {"auto": routers, "think": True, "direct": False}[mode]
+    yield routers, float(routed.thinking_probability), chosen
     for thinking in (False, True) if both else (chosen,):
         started = time.perf_counter()
-        for thought, text, tokens in stream(inputs, thinking):
+        decision = dataclasses.replace(routed, thinking=torch.full_like(routed.thinking, thinking))
+        for thought, text, tokens in stream(inputs, decision):
             yield thinking, thought, text, tokens, time.perf_counter() - started
 
 
-def decision_card(thinking: bool, routed: bool, probability: float, threshold: float, mode: str) -> str:
-    """Which branch answers, and why. Everything in it is a number or stands here."""
-    compared = "at least" if routed else "below"
-    router = f"The router gives thinking {probability:.3f}, {compared} the threshold {threshold:.3f}"
-    reason = f"{router}." if mode == "auto" else f"{router}: it would have chosen the {BRANCHES[routed]} branch."
-    chosen = {"auto": "The router chose", "think": "You chose", "direct": "You chose", "both": "Both branches answer"}
-    branch = "" if mode == "both" else f" the {BRANCHES[thinking]} branch"
+def decision_card(routers: bool, probability: float, chosen: bool, threshold: float, mode: str) -> str:
+    """Which branch answers, and why. Contains only numbers and the texts below."""
+    compared = "at or above" if routers else "below"
+    router = f"The router's probability of thinking is {probability:.3f}, {compared} the threshold of {threshold:.3f}"
+    reason = f"{router}." if mode == "auto" else f"{router}: it would have chosen the {BRANCHES[routers]} branch."
+    by = {"auto": "The router chose", "think": "You chose", "direct": "You chose", "both": "Both branches answer"}
+    branch = "" if mode == "both" else f" the {BRANCHES[chosen]} branch"
     return (
-        f'<p class="chosen">{chosen[mode]}{branch}.</p>'
+        f'<p class="chosen">{by[mode]}{branch}.</p>'
         f'<div class="dial" role="img" aria-label="{router}"><div style="width:{100 * probability:.1f}%"></div>'
         f'<i style="left:{100 * threshold:.1f}%"></i></div>'
         f"<p>{reason}</p>"
@@ -189,13 +191,14 @@ def decision_card(thinking: bool, routed: bool, probability: float, threshold: f
 
 
 def answer(image, question: str, mode: str, threshold: float, visitor: dict, both: bool = False):
-    """What the page shows while one branch, or one after the other, answers. It ends early where Stop was pressed."""
+    """Updates of the page while one branch answers, or one after the other. Ends early when Stop is pressed."""
     number = visitor["asked"]
     with closing(run(model_inputs(image, question), mode, threshold, both)) as steps:
-        if visitor["stopped"] >= number:  # while others were served
+        if visitor["stopped"] >= number:  # while waiting in the queue
             return
-        chosen, routed, probability = next(steps)
-        page = {decision: decision_card(chosen, routed, probability, threshold, "both" if both else mode)}
+        routers, probability, chosen = next(steps)
+        card = decision_card(routers, probability, chosen, threshold, "both" if both else mode)
+        page = {decision: card}
         for thinking, panel in panels.items():
             page |= panel.cleared(visible=both or thinking == chosen)
         yield page
@@ -214,46 +217,31 @@ def count_question(visitor: dict):
 
 
 def stop_answers(visitor: dict):
-    """All that the visitor has asked so far. Gradio's `cancels` would do it too, but may leave "Error" on the page."""
+    """Stops everything the visitor has asked so far. Gradio's `cancels` may leave "Error" on the page."""
     visitor["stopped"] = visitor["asked"]
 
 
 class Panel:
-    """
-    One branch's side of the page. What the model says goes into text boxes, which show HTML and Markdown as they are.
-    """
+    """One branch's side of the page. The model's text goes into text boxes, which do not render HTML or Markdown."""
 
     def __init__(self, thinking: bool):
         name = BRANCHES[thinking]
         with gr.Column(visible=False, min_width=230, elem_id=name, elem_classes="branch") as self.column:
             gr.HTML(f"<h3>{name.capitalize()} branch</h3>")
             with gr.Accordion("Thought", open=False, visible=False, elem_id=f"{name}-fold") as self.fold:
-                self.thought = gr.Textbox(
-                    show_label=False, container=False, lines=3, max_lines=20, elem_id=f"{name}-thought"
-                )
+                bare = {"show_label": False, "container": False}
+                self.thought = gr.Textbox(lines=3, max_lines=20, elem_id=f"{name}-thought", **bare)
             self.answer = gr.Textbox(label="Answer", lines=2, max_lines=20, buttons=["copy"], elem_id=f"{name}-answer")
             self.counter = gr.HTML(elem_id=f"{name}-counter", elem_classes="counter")
-
-    @property
-    def parts(self) -> list:
-        return [self.column, self.fold, self.thought, self.answer, self.counter]
+        self.parts = [self.column, self.fold, self.thought, self.answer, self.counter]
 
     def cleared(self, visible: bool) -> dict:
-        return {
-            self.column: gr.update(visible=visible),
-            self.fold: gr.update(visible=False, open=False),
-            self.thought: "",
-            self.answer: "",
-            self.counter: "",
-        }
+        closed = gr.update(visible=False, open=False)
+        return dict(zip(self.parts, (gr.update(visible=visible), closed, "", "", ""), strict=True))
 
     def filled(self, thought: str, text: str, tokens: int, seconds: float) -> dict:
-        return {
-            self.fold: gr.update(visible=bool(thought)),
-            self.thought: thought,
-            self.answer: text,
-            self.counter: f"{tokens} {'token' if tokens == 1 else 'tokens'} · {seconds:.1f} s",
-        }
+        counter = f"{tokens} {'token' if tokens == 1 else 'tokens'} · {seconds:.1f} s"
+        return dict(zip(self.parts[1:], (gr.update(visible=bool(thought)), thought, text, counter), strict=True))
 
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is fetched
@@ -277,28 +265,28 @@ button.md {white-space: nowrap}
 with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
     at = "" if REVISION is None else f" at {REVISION[:7]}"
     gr.HTML(
-        f"<h1>{html.escape(TITLE)}</h1><p>One model, two modes: a router reads the question and sends it to a branch "
-        f"that thinks first or to one that answers at once. Model: {html.escape(Path(MODEL).name + at)}</p>",
+        f"<h1>{html.escape(TITLE)}</h1><p>One model, two modes: a router reads the question and sends it to the branch "
+        f"that thinks first or to the one that answers directly. Model: {html.escape(Path(MODEL).name + at)}</p>",
         elem_id="intro",
     )
     with gr.Row():
         with gr.Column(min_width=340, scale=2):
             picture = gr.Image(label="Image", sources=["upload", "clipboard"], height=280, elem_id="image")
-            picture.preprocess = read_upload  # Gradio's own says no more than "Error" about a file that is no image
+            picture.preprocess = read_upload  # for a file that is not an image, Gradio's own only says "Error"
             question = gr.Textbox(
                 label="Question", lines=2, max_lines=6, max_length=MAX_QUESTION, autofocus=True, elem_id="question"
             )
-            mode = gr.Radio(list(MODES.items()), value="auto", label="Who decides", elem_id="mode")
+            mode = gr.Radio(list(MODES.items()), value="auto", label="Who chooses the branch", elem_id="mode")
             threshold = gr.Slider(
                 0, 1, value=model.config.thinking_threshold, step=0.01, label="Threshold", elem_id="threshold",
-                info="The router thinks where its probability is at least this: lower thinks more often.",
+                info="The model thinks if the router's probability is at least this. Lower means more thinking.",
             )  # fmt: skip
             with gr.Row():
                 ask = gr.Button("Answer", variant="primary", size="md", elem_id="ask", min_width=90)
                 compare = gr.Button("Both branches", size="md", elem_id="compare", min_width=130)
                 stop = gr.Button("Stop", size="md", elem_id="stop", min_width=70)
         with gr.Column(min_width=340, scale=3):
-            decision = gr.HTML("<p>Ask something, or pick an example below.</p>", elem_id="decision")
+            decision = gr.HTML("<p>Ask a question, or pick an example below.</p>", elem_id="decision")
             with gr.Row():
                 panels = {thinking: Panel(thinking) for thinking in (True, False)}
     gr.Examples(
@@ -308,7 +296,7 @@ with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
     mode.change(
         lambda choice: gr.update(interactive=choice == "auto"), mode, threshold, queue=False, api_visibility="private"
     )
-    visitor = gr.State({"asked": 0, "stopped": -1})  # numbers of questions; a copy for each visitor
+    visitor = gr.State({"asked": 0, "stopped": -1})  # question numbers; each visitor has a copy
     inputs = [picture, question, mode, threshold, visitor]
     outputs = [decision, *(part for panel in panels.values() for part in panel.parts)]
     at_once = {"inputs": visitor, "queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -102,7 +102,7 @@ def test_through_the_command(tmp_path, kind, capsys):
         ([*ROWS, {"prompt": []}], r"`rows\[6\]` has no 'thinking'"),
         ([*ROWS, {"thinking": True}], r"`rows\[6\]` has no 'prompt'"),
         ([{**ROWS[0], "thinking": "yes"}], r"`rows\[0\]\['thinking'\]` is 'yes'"),
-        ([row("add", True), row("add", False)], "are the same to the router in both kinds"),
+        ([row("add", True), row("add", False)], "cannot tell thinking from non-thinking `rows`"),
     ],
 )
 def test_bad_examples(hybrid, rows, message):
@@ -116,9 +116,9 @@ def test_bad_files(tmp_path, capsys):
     dense = save_dense(tmp_path / "dense")
     command = f"upcycle --model_name_or_path {dense} --output_dir {tmp_path / 'out'} --router_examples"
     for content, message in [
-        (None, "which is no file"),
+        (None, "which is not a file"),
         ("{", "line 1 of"),
-        ('\n{"prompt": [], "thinking": true, "images": ["gone.png"]}', "line 2 of .* names images that are absent"),
+        ('\n{"prompt": [], "thinking": true, "images": ["gone.png"]}', "line 2 of .* names missing images"),
     ]:
         path = tmp_path / "examples.jsonl"
         path.unlink(missing_ok=True)

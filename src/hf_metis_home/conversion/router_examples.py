@@ -1,4 +1,4 @@
-"""A router that routes sensibly at once, from a handful of examples and without training."""
+"""Initial weights for the router from a handful of examples, without training."""
 
 import json
 from pathlib import Path
@@ -11,29 +11,30 @@ from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
 
 
 RIDGE = 0.1
-MARGIN = 2.0  # what the mean example of a branch scores: a probability of 0.88, or 0.12
+MARGIN = 2.0  # score of the mean example of a branch, a probability of 0.88 or 0.12
 
 
 @torch.no_grad()
 def initialise_router(model: MetisHomeForConditionalGeneration | MetisHomeModel, processor, rows: list[dict]) -> None:
     """
-    Set the router's weights, in place, so that a query is nearer to the examples of one branch than to the other's.
+    Set the router's weights, in place, so that a query goes to the branch with the more similar examples.
 
-    The score is linear in the pooled prompt and zero half-way between the two means. Its direction is Fisher's
-    discriminant (Fisher 1936) with a ridge: the difference of the means, less what varies among examples of one kind,
-    which for pictures is most. It can be trained further: the hidden units that it does not need keep their random
-    weights. What it is worth: `docs/experiments.md`.
+    The score is linear in the pooled prompt and zero halfway between the two class means. Its direction is Fisher's
+    linear discriminant (Fisher 1936) with a ridge: the difference of the means, discounted where examples of one class
+    vary among themselves, which for images is most of it. Training can continue from there: unused hidden units keep
+    their random weights. Measured in `docs/experiments.md`.
 
     Args:
         model ([`MetisHomeForConditionalGeneration`] or [`MetisHomeModel`]):
-            A model with a router; only the vision tower, the embeddings, the shared layers and the router are run.
+            Runs only the vision tower, the embeddings, the shared layers and the router.
         processor ([`~transformers.Qwen2_5_VLProcessor`]):
             The model's.
         rows (`list[dict]`):
-            Examples with `prompt` (chat messages), `images` (list, may be absent) and `thinking` (bool), of both kinds.
+            Examples of both classes, with `prompt` (chat messages), `images` (list, may be absent) and `thinking`
+            (bool).
 
     Raises:
-        ValueError: a row without a column, no row of a kind, or kinds that the router cannot tell apart.
+        ValueError: a row lacks a column, a class has no row, or the router cannot tell the classes apart.
 
     Example:
 
@@ -48,6 +49,7 @@ def initialise_router(model: MetisHomeForConditionalGeneration | MetisHomeModel,
     ```
     """
     check_examples(rows)
+    # What the router's first layer gets of each prompt.
     router = getattr(model, "model", model).language_model.router
     pooled = []
     handle = router.up_proj.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0][0]))
@@ -62,9 +64,9 @@ def initialise_router(model: MetisHomeForConditionalGeneration | MetisHomeModel,
     difference = thinking - non_thinking
     if difference.norm() < 1e-6 * features.norm(dim=1).mean():
         raise ValueError(
-            "`rows` are the same to the router in both kinds, so they do not say how to tell one from the other. Give "
-            "examples that differ in words or pictures, or a deeper `router_layer`."
+            "The router cannot tell thinking from non-thinking `rows`. Make them differ more, or raise `router_layer`."
         )
+    # Fisher's discriminant, scaled so that the means score MARGIN and -MARGIN.
     within = torch.cat([features[labels] - thinking, features[~labels] - non_thinking])  # [N, vectors * hidden_size]
     direction = _without_variation(difference, within)
     direction = direction * (2 * MARGIN / (direction @ difference))
@@ -76,52 +78,48 @@ def initialise_router(model: MetisHomeForConditionalGeneration | MetisHomeModel,
     router.score.weight.zero_()
     router.score.bias.zero_()
     router.score.weight[1, :2] = torch.tensor([1.0, -1.0]).to(router.score.weight)
-    model.config.calibration = None  # was made with another router
+    model.config.calibration = None  # belongs to the old router
 
 
 def _without_variation(difference: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
     """
-    `(C + r I)^-1 difference`, up to a factor, for the covariance `C` of the rows of `within`. The ridge `r` is `RIDGE`
-    times the mean variance. Solved among the few rows (Woodbury), not among the many features.
+    `(C + r I)^-1 difference`, up to a factor, where `C` is the covariance of the rows of `within` and the ridge `r` is
+    `RIDGE` times the mean variance. Solved in the space of the few rows (Woodbury), not of the many features.
     """
-    ridge = RIDGE * within.square().sum() / within.shape[1]  # of `within.T @ within`, which is N times `C`
-    if ridge == 0:  # one example of each kind
+    ridge = RIDGE * within.square().sum() / within.shape[1]  # for `within.T @ within`, N times `C`
+    if ridge == 0:  # one example of each class
         return difference
     gram = within @ within.T + ridge * torch.eye(len(within), dtype=within.dtype, device=within.device)
     return difference - within.T @ torch.linalg.solve(gram, within @ difference)
 
 
 def check_examples(rows: list[dict]) -> None:
-    """An error for rows that are no examples of both kinds."""
+    """Raise an error for rows that are not examples of both classes."""
     for number, row in enumerate(rows):
-        for column in ("prompt", "thinking"):
-            if column not in row:
-                raise ValueError(f"`rows[{number}]` has no {column!r}. An example needs `prompt` and `thinking`.")
+        if missing := [column for column in ("prompt", "thinking") if column not in row]:
+            raise ValueError(f"`rows[{number}]` has no {missing[0]!r}. An example needs `prompt` and `thinking`.")
         if not isinstance(row["thinking"], bool):
             raise ValueError(f"`rows[{number}]['thinking']` is {row['thinking']!r}, but must be true or false.")
-    for kind in (True, False):
-        if not any(row["thinking"] is kind for row in rows):
-            raise ValueError(f"`rows` has no example with `thinking` {kind}: the router needs some of both kinds.")
+    if absent := {True, False} - {row["thinking"] for row in rows}:
+        raise ValueError(f"`rows` has no example with `thinking` {max(absent)}: the router needs both.")
 
 
 def read_examples(path: str | Path) -> list[dict]:
-    """Rows from a file of JSON lines, whose `images` are paths, relative to the file. An error names the line."""
+    """Rows from a JSON Lines file with `images` as paths relative to the file. Errors name the line."""
     path, rows = Path(path), []
     if not path.is_file():
-        raise FileNotFoundError(
-            f"`router_examples` is {str(path)!r}, which is no file. Give JSON lines, one example each."
-        )
+        raise FileNotFoundError(f"`router_examples` is {str(path)!r}, which is not a file. Pass a JSON Lines file.")
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"`router_examples`: line {number} of {str(path)!r} is no JSON ({error}).") from error
+            raise ValueError(f"`router_examples`: line {number} of {str(path)!r} is not JSON ({error}).") from error
         images = [path.parent / image for image in row.get("images", [])]
         if missing := [str(image) for image in images if not image.is_file()]:
             raise FileNotFoundError(
-                f"`router_examples`: line {number} of {str(path)!r} names images that are absent: {missing}."
+                f"`router_examples`: line {number} of {str(path)!r} names missing images: {missing}."
             )
         rows.append({**row, "images": [Image.open(image).convert("RGB") for image in images]})
     return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_metis_home.hub_templates import render_model_card
-from hf_metis_home.hub_templates.provenance import history_of
+from hf_metis_home.hub_templates.training_history import history_of
 
 
 BASE = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -55,11 +55,11 @@ def test_the_whole_way(chain):
     assert f"base_model:\n- {BASE}\n- other/reasoner\n" in card and "datasets:\n- me/prompts\n- me/rows\n" in card
     for text in (
         "### 1. Training on rewards (GRPO)", "| `loss_type` | grpo |", "| `beta` | 0.0 |",
-        "rewards: accuracy\\_reward.",
+        "Rewards: accuracy\\_reward.",
         "### 2. Two branches", "| `router_layer` | 4 |", "The thinking branch comes from [other/reasoner]",
-        "### 3. Stage-SFT", "Trained for 100 steps on 16000 rows of me/rows.", "Trained parts: thinking, router.",
+        "### 3. Stage-SFT", "Trained for 100 steps on 16000 rows from me/rows.", "Trained parts: thinking, router.",
         "At the end: router accuracy on the training rows 0.987.", "| `learning_rate` | 1e-05 |",
-        "### 4. The router alone", "fitted alone to outcomes of both branches, on 80 rows", "- torch 2.13",
+        "### 4. Training the router only", "was trained, on outcomes of both branches of 80 rows", "- torch 2.13",
     ):  # fmt: skip
         assert text in card, text
     assert "runs/local" not in card and str(chain.parent) not in card and "None" not in card.replace("`None` in it", "")

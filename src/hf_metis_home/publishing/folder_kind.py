@@ -1,4 +1,4 @@
-"""What a folder holds, by what lies in it: that says how it is checked, which of its files are sent, and its card."""
+"""What a folder contains. This determines its checks, its card and the files that are uploaded."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 from ..hub_templates.cards import hub_id
 
 
-# As `conversion` has them, which takes seconds to import.
+# Copied from `conversion`, which takes seconds to import.
 HYBRID, SETTINGS = "metis_home", "serving.json"
 Kind = Literal["model", "dense", "adapter", "vllm", "dataset"]
 KINDS = {
@@ -22,12 +22,13 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 def kind_of(folder: Path) -> Kind:
     """
-    What a folder holds.
+    What a folder contains.
 
     Args:
         folder (`Path`):
-            `serving.json` makes it `"vllm"`; a `config.json` `"model"`, where it is of two branches or of a router
-            alone, or `"dense"`; `adapter_config.json` `"adapter"`; Parquet files in `data/` `"dataset"`; in this order.
+            With `serving.json` it is `"vllm"`; with the `config.json` of a two-branch model or a router `"model"`, of
+            any other model `"dense"`; with `adapter_config.json` `"adapter"`; with Parquet files in `data/`
+            `"dataset"`. Checked in this order.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -35,8 +36,8 @@ def kind_of(folder: Path) -> Kind:
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"`model_name_or_path` is {str(folder)!r}, which is not a folder here. Give the path of one; fetch a Hub "
-            "repository first, with `hf download OWNER/NAME --local-dir FOLDER`."
+            f"`model_name_or_path` is {str(folder)!r}, which is not a local folder. Download a Hub repository first, "
+            "with `hf download OWNER/NAME --local-dir FOLDER`."
         )
     if (folder / SETTINGS).is_file():
         return "vllm"
@@ -47,8 +48,8 @@ def kind_of(folder: Path) -> Kind:
     if any((folder / "data").glob("*.parquet")):
         return "dataset"
     raise ValueError(
-        f"`model_name_or_path` is {str(folder)!r}, which holds no config.json of a model, no {ADAPTER_CONFIG}, no "
-        f"{SETTINGS} of an export for vLLM and no data/*.parquet of rows. Give the folder that `metis-home upcycle`, "
+        f"`model_name_or_path` is {str(folder)!r}, which contains no config.json of a model, no {ADAPTER_CONFIG}, no "
+        f"{SETTINGS} of an export for vLLM and no data/*.parquet with rows. Pass the folder that `metis-home upcycle`, "
         "`export`, `build-data` or a trainer wrote."
     )
 
@@ -57,10 +58,10 @@ def _model_type(path: Path) -> str:
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
-        return HYBRID  # whose checks say what is wrong with the file
+        return HYBRID  # its checks say what is wrong with the file
 
 
 def adapter_base(folder: Path) -> str | None:
-    """The Hub id of the model that an adapter changes; None where its configuration has a path or nothing."""
+    """The Hub id of an adapter's base model; None if its configuration has a path or nothing."""
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return hub_id(config.get("base_model_name_or_path"))

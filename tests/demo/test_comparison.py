@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_metis_home.cli import main
-from hf_metis_home.demo import plain_demo as demo
-from hf_metis_home.demo.plain_demo import run_demo
+from hf_metis_home.demo import comparison as demo
+from hf_metis_home.demo.comparison import run_demo
 from hf_metis_home.demo.presets import PRESETS
 from hf_metis_home.miniature.tasks import TASKS
 from tests.trainers.test_checkpoints import COMPLETE
@@ -44,7 +44,7 @@ def check_run(folder) -> None:
     for tasks in results["models"].values():
         assert tasks.keys() == {*TASKS, "easy", "hard"}
         for cell in tasks.values():
-            assert cell.keys() == {"accuracy", "stderr", "n", "thinking_ratio", "mean_tokens"}
+            assert cell.keys() == {"accuracy", "stderr", "n", "malformed", "thinking_ratio", "mean_tokens"}
         assert (tasks["chain"]["n"], tasks["easy"]["n"], tasks["hard"]["n"]) == (4, 16, 8)
     assert all(cell["thinking_ratio"] == 1 for cell in results["models"]["hybrid_thinking"].values())
     assert all(cell["thinking_ratio"] == 0 for cell in results["models"]["hybrid_non_thinking"].values())
@@ -109,5 +109,5 @@ def test_several_seeds(tmp_path, monkeypatch):
             single = [run["models"][name][task] for run in results["seeds"]]
             assert cell["n"] == sum(each["n"] for each in single)
             assert cell["accuracy"] == pytest.approx(sum(each["accuracy"] for each in single) / 2)
-            assert cell["spread"].keys() == {"accuracy", "stderr", "thinking_ratio", "mean_tokens"}
+            assert cell["spread"].keys() == {"accuracy", "stderr", "malformed", "thinking_ratio", "mean_tokens"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == WRITTEN

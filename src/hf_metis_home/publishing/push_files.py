@@ -1,4 +1,4 @@
-"""Which files of a folder belong into its repository, and why the others do not."""
+"""Which files of a folder are uploaded, and why the others are not."""
 
 import fnmatch
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from ..conversion.checkpoint import INDEX, weight_files
 from ..conversion.vllm_export import ADAPTERS, MODEL, ROUTER
 from ..modeling.configuration_metis_home import BRANCHES
-from .folder_kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SETTINGS, Kind
+from .folder_kind import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SETTINGS, Kind
 
 
 ABOUT = ("README.md", "LICENSE*", "NOTICE*", "*.png", "*.jpg", "*.jpeg", "*.svg", "*.gif")
@@ -20,8 +20,7 @@ BELONGS = (
 )  # fmt: skip
 ROWS = "data/*.parquet"
 RECORDS = ("upcycle.json", "fit_router.json", "branch_kind.json", "export.json")
-# What may stand in the repository from an earlier push, and would be loaded with, or instead of, what is sent. A star
-# stands for slashes too.
+# Files from an earlier push that would be loaded together with, or instead of, the new ones. `*` also matches slashes.
 WEIGHTS_AND_CODE = ("model*.safetensors", f"*{INDEX}", "*_metis_home.py")
 STALE: dict[Kind, tuple[str, ...]] = {
     "model": WEIGHTS_AND_CODE,
@@ -39,17 +38,17 @@ REASONS = (
     ),
     ("hidden", (".*",)),
     ("weights that the model does not load", ("*.safetensors",)),
-    ("names folders of this machine", RECORDS),
+    ("names folders on this machine", RECORDS),
 )  # fmt: skip
-PATH = re.compile(r"""["'\s=](?:/|~|\\\\|[A-Za-z]:\\)""")  # the begin of an absolute path in JSON, maybe quoted
+PATH = re.compile(r"""["'\s=](?:/|~|\\\\|[A-Za-z]:\\)""")  # the start of an absolute path in JSON, perhaps quoted
 
 
 def files_to_send(folder: Path, kind: Kind = "model") -> dict[str, int]:
     """
-    Path in the repository to bytes, sorted.
+    Path in the repository to size in bytes, sorted.
 
     Raises:
-        FileNotFoundError: there are no weights, or not all of them.
+        FileNotFoundError: weights are missing.
     """
     if kind == "vllm":
         names = [SETTINGS] + _names_in(folder, MODEL, "model") + _names_in(folder, ROUTER, "model")
@@ -64,7 +63,7 @@ def files_to_send(folder: Path, kind: Kind = "model") -> dict[str, int]:
 
 
 def _names_in(folder: Path, part: str, kind: Kind) -> list[str]:
-    """Of a model or an adapter in a folder, or in a part of it."""
+    """Files of the model or the adapter in a folder, or in a part of it."""
     place = folder / part
     if kind == "adapter":
         names = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if (place / name).is_file()]
@@ -77,22 +76,19 @@ def _names_in(folder: Path, part: str, kind: Kind) -> list[str]:
 
 
 def left_out(folder: Path, sent: dict[str, int]) -> dict[str, str]:
-    """What stays here, by its name in the folder, to the reason. A folder of which nothing is sent is one entry."""
+    """Name in the folder to the reason why it is not uploaded. A folder without any uploaded file is one entry."""
     reasons = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in sent:
-            top = name.split("/")[0]
-            shown = name if any(other.startswith(f"{top}/") for other in sent) or "/" not in name else f"{top}/"
-            reasons.setdefault(shown, _reason(top, path.name))
+    for name in sorted(set(_matches(folder, "**/*")) - sent.keys()):
+        top, slash, _ = name.partition("/")
+        shown = f"{top}/" if slash and not any(other.startswith(f"{top}/") for other in sent) else name
+        parts = (top, Path(name).name)
+        fitting = (
+            reason
+            for reason, patterns in REASONS
+            if any(fnmatch.fnmatch(part, pattern) for part in parts for pattern in patterns)
+        )
+        reasons.setdefault(shown, next(fitting, "not part of the repository"))
     return reasons
-
-
-def _reason(top: str, name: str) -> str:
-    for reason, patterns in REASONS:
-        if any(fnmatch.fnmatch(part, pattern) for part in (top, name) for pattern in patterns):
-            return reason
-    return "not a part of the repository"
 
 
 def _matches(folder: Path, pattern: str) -> list[str]:
@@ -100,10 +96,9 @@ def _matches(folder: Path, pattern: str) -> list[str]:
 
 
 def _is_public(path: Path) -> bool:
-    """Whether a record names nothing of this machine, as far as can be seen."""
+    """Whether a record names nothing on this machine, as far as one can tell."""
     text = path.read_text(encoding="utf-8")
     try:
-        record = json.loads(text)
-    except ValueError:
+        return json.loads(text)["local_sources"] == [] and not PATH.search(text)
+    except (ValueError, LookupError, TypeError):
         return False
-    return isinstance(record, dict) and record.get("local_sources") == [] and not PATH.search(text)

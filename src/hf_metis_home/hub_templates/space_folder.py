@@ -1,18 +1,17 @@
-"""A Gradio Space for a two-branch model: an app, its card, what it needs, and example images."""
+"""A Gradio Space for a two-branch model: the app, its card, its requirements and example images."""
 
-import ast
 import re
 import shutil
 from pathlib import Path
 
 from .._folders import staged_folder
 from ..answers import format as answer_format
-from .cards import hub_id, render_template
+from .cards import hub_id, load_template
 
 
 TEMPLATE = Path(__file__).with_name("space")
 PARSER = Path(answer_format.__file__)
-GRADIO = "6.31.0"  # the version that the app is tested with, which the Space pins
+GRADIO = "6.31.0"  # the version that the app is tested with; the Space pins it
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -25,17 +24,17 @@ def write_space(
     license: str | None = None,
 ) -> Path:
     """
-    Write the folder of a Space that answers with a model.
+    Write the folder of a Space for a model.
 
     Args:
         model_name_or_path (`str`):
-            Hub id of a two-branch model, or a folder, with which the Space runs on this machine only.
+            Hub id of a two-branch model, or a folder; with a folder, the Space only runs on this machine.
         output_dir (`str` or `Path`):
             Must not exist, or be empty.
         revision (`str`, *optional*):
-            Commit of the Hub repository, 40 hexadecimal digits: required for a Hub id, refused for a folder.
+            Commit of the Hub repository, 40 hexadecimal digits. Required for a Hub id, not allowed for a folder.
         title (`str`, *optional*):
-            Of the page; by default the model's name.
+            Title of the page; by default the model's name.
         license (`str`, *optional*):
             License identifier of the Space. Never assumed.
 
@@ -44,7 +43,7 @@ def write_space(
 
     Raises:
         FileExistsError: `output_dir` has content.
-        ValueError: a model that is neither a folder nor a Hub id, or a revision that is no commit.
+        ValueError: a model that is neither a folder nor a Hub id, or a revision that is not a commit.
 
     Example:
 
@@ -59,19 +58,20 @@ def write_space(
 
     is_folder = Path(model_name_or_path).is_dir()
     if is_folder and revision is not None:
-        raise ValueError(f"`revision` is {revision!r}, but {model_name_or_path!r} is a folder, which has none.")
+        raise ValueError(
+            f"`revision` is {revision!r}, but the folder {model_name_or_path!r} has no revisions. Drop it."
+        )
     if not is_folder and hub_id(model_name_or_path) is None:
         raise ValueError(f"`model_name_or_path` is {model_name_or_path!r}, which is neither a folder nor a Hub id.")
     if not is_folder and not COMMIT.fullmatch(revision or ""):
         raise ValueError(
-            f"`revision` is {revision!r}, but the Space runs the code of {model_name_or_path!r}, so it must be pinned "
-            "to one commit: 40 hexadecimal digits, as on the repository's page."
+            f"`revision` is {revision!r}, but the Space runs code from {model_name_or_path!r} and must pin it to one "
+            "commit. Pass its 40 hexadecimal digits, as shown on the repository's page."
         )
     model = None if is_folder else model_name_or_path
     title = title or Path(model_name_or_path).name
-    constants = {
-        "MODEL": model or str(Path(model_name_or_path).resolve()), "REVISION": revision, "TITLE": title,
-    }  # fmt: skip
+    source = model or str(Path(model_name_or_path).resolve())
+    constants = {"MODEL": source, "REVISION": revision, "TITLE": title}
     metadata = SpaceCardData(
         title=title,
         emoji="🧭",
@@ -82,10 +82,10 @@ def write_space(
         app_file="app.py",
         models=[model] if model else None,
         license=license,
-        short_description="A model that thinks first, or answers at once",
+        short_description="A model that thinks first or answers directly",
         tags=["metis-home", "hybrid-thinking"],
     )
-    card = render_template("space_card.md.jinja", title=title, model=model, revision=revision, gradio=GRADIO)
+    card = load_template("space_card.md.jinja").render(title=title, model=model, revision=revision, gradio=GRADIO)
     with staged_folder(output_dir) as staging:
         shutil.copytree(TEMPLATE, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(PARSER, staging / "answer_format.py")
@@ -97,19 +97,12 @@ def write_space(
 
 def fill_constants(source: str, constants: dict[str, str | None]) -> str:
     """
-    Python source with other values for some of its constants, which stand as `NAME = literal` on lines of their own.
+    Replace constants in Python source, which are assigned as `NAME = literal` on their own lines.
 
-    Values are written as Python literals, and read back, so that no text can become code.
+    Values are written as Python literals, so that no text can become code.
     """
     for name, value in constants.items():
-        line = re.compile(rf"^{name} = [^#\n]*?(?=  #|$)", re.M)
-        assert len(line.findall(source)) == 1, f"no line, or several, assign {name}"
         text = f"{name} = {value!r}"
-        source = line.sub(lambda _: text, source)  # noqa: B023  called at once
-    found = {
-        getattr(node.targets[0], "id", None): ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in constants
-    }
-    assert found == constants, f"{found} was written for {constants}"
+        source, count = re.subn(rf"^{name} = [^#\n]*?(?=  #|$)", lambda _: text, source, flags=re.M)  # noqa: B023
+        assert count == 1, f"{name} is not assigned exactly once"
     return source

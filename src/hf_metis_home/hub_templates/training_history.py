@@ -1,6 +1,6 @@
 """
-How a model came to be, read from what commands leave beside it: `upcycle.json`, `run.json`, `fit_router.json`,
-`branch_kind.json`, and the same in the folders that those name, as long as they are there.
+How a model was made, read from the records that commands leave beside it: `upcycle.json`, `run.json`,
+`fit_router.json`, `branch_kind.json`, and those in the folders that these records name, if they still exist.
 """
 
 import json
@@ -14,7 +14,7 @@ from .cards import hub_id
 
 TRAINERS = {"MetisHomeSFTTrainer": "sft", "MetisHomeGRPOTrainer": "grpo"}
 STAGES = {"upcycle": "upcycled", "sft": "sft", "grpo": "grpo"}
-# File to the kind of step; `run.json` names a trainer. A later command writes another file, into another folder.
+# File to kind of step; `run.json` names its trainer. A later command writes another file, into another folder.
 RECORDS = {
     "run.json": None,
     "fit_router.json": "fit_router",
@@ -25,13 +25,13 @@ TITLES = {
     "upcycle": "Two branches from a dense model",
     "sft": "Stage-SFT: supervised training of both modes",
     "grpo": "Training on rewards (GRPO)",
-    "fit_router": "The router alone",
-    "branch_kind": "Branches of another kind",
+    "fit_router": "Training the router only",
+    "branch_kind": "Conversion to another kind of branch",
 }
-BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 TRAINING = (
     "learning_rate", "branch_learning_rate", "router_learning_rate", "lr_scheduler_type", "warmup_steps",
-    "weight_decay", "max_grad_norm", *BATCH, "bf16", "seed",
+    "weight_decay", "max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "seed",
+    "processes",
 )  # fmt: skip
 SETTINGS = {
     "upcycle": ("branch_kind", "branch_rank", "branch_alpha", "router_layer", "router_pooling", "shared_from", "dtype"),
@@ -44,7 +44,7 @@ SETTINGS = {
     "fit_router": ("learned_from", "token_cost", "steps", "learning_rate", "batch_size", "validation_fraction", "seed"),
     "branch_kind": ("branch_kind", "branch_rank"),
 }  # fmt: skip
-# Last logged values that a card tells, and how.
+# Last logged values that go into the card, and their names there.
 FIGURES = {
     "router_accuracy": "router accuracy on the training rows",
     "thinking_ratio": "thinking ratio on the training rows",
@@ -58,7 +58,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Step:
-    """One command in the making of a model: what it was (`"sft"`, ...), its record, and the folder that holds it."""
+    """One command that the model went through: its kind (`"sft"`, ...), its record, and the folder with the record."""
 
     kind: str
     record: dict
@@ -74,11 +74,11 @@ class History:
     """
     Args:
         steps (`list[Step]`):
-            From the first to the last, as far back as they are known.
+            From first to last, as far back as they are known.
         base_model, thinking_model, non_thinking_model (`str`, *optional*):
-            Hub ids of what the model was made from, and of what gave one branch's weights if that was another.
+            Hub ids of the model's base, and of the source of each branch if different.
         stage (`str`, *optional*):
-            As [`~hub_templates.render_model_card`] takes it.
+            As in [`~hub_templates.cards.ModelFacts`].
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -88,11 +88,11 @@ class History:
     stage: str | None = None
 
     def facts(self) -> dict:
-        """What [`~hub_templates.render_model_card`] takes, without what is not known."""
+        """Fields of [`~hub_templates.cards.ModelFacts`], without unknown ones."""
         if not self.steps:
             return {}
         made = next((step.record for step in reversed(self.steps) if step.kind == "upcycle"), {})
-        datasets = [name for step in self.steps for name in map(hub_id, _dataset_names(step)) if name]
+        datasets = [name for step in self.steps for name in _datasets(step)]
         facts = {
             "base_model": self.base_model,
             "thinking_model": self.thinking_model,
@@ -102,20 +102,18 @@ class History:
             "datasets": list(dict.fromkeys(datasets)),
             "versions": self.steps[-1].record.get("versions"),
         }
-        return {name: value for name, value in facts.items() if value} | {
-            "stage": self.stage,
-            "steps": [describe(step) for step in self.steps],
-        }
+        steps = {"stage": self.stage, "steps": [describe(step) for step in self.steps]}
+        return {name: value for name, value in facts.items() if value} | steps
 
 
 def history_of(folder: str | Path) -> History:
     """
-    The history of a model's folder; empty where nothing tells it.
+    The history of the model in a folder; empty if there are no records.
 
     Example:
 
     ```python
-    >>> from hf_metis_home.hub_templates.provenance import history_of
+    >>> from hf_metis_home.hub_templates.training_history import history_of
 
     >>> [step.kind for step in history_of("runs/sft").steps]
     ['upcycle', 'sft']
@@ -125,12 +123,10 @@ def history_of(folder: str | Path) -> History:
     return history_after(step) if step else History()
 
 
-def history_after(step: Step) -> History:
-    """The history that ends with a step."""
-    return _follow(step, {step.folder.resolve()} if step.folder else set())
-
-
-def _follow(step: Step, seen: set[Path]) -> History:
+def history_after(step: Step, seen: set[Path] | None = None) -> History:
+    """The history that ends with a step. `seen` are the folders visited so far, so that loops end."""
+    if seen is None:
+        seen = {step.folder.resolve()} if step.folder else set()
     history = _source(step, step.source, seen)
     if step.kind == "upcycle":
         for branch in BRANCHES:
@@ -143,13 +139,13 @@ def _follow(step: Step, seen: set[Path]) -> History:
     history.steps.append(step)
     if step.kind in STAGES:
         history.stage = STAGES[step.kind]
-    elif history.stage == "upcycled":  # no longer as upcycling left it, and not trained either
+    elif history.stage == "upcycled":  # changed since, but not trained
         history.stage = None
     return history
 
 
 def _source(step: Step, source: str | None, seen: set[Path]) -> History:
-    """The history of what a step started from; a Hub id begins one."""
+    """The history of a step's source; a Hub id starts one."""
     folder = _find(step, source)
     if folder is None:
         known = source is not None and source not in (step.record.get("local_sources") or ())
@@ -158,11 +154,11 @@ def _source(step: Step, source: str | None, seen: set[Path]) -> History:
         return History()
     seen.add(folder.resolve())
     earlier = _read_step(folder)
-    return _follow(earlier, seen) if earlier else History()
+    return history_after(earlier, seen) if earlier else History()
 
 
 def _find(step: Step, source: str | None) -> Path | None:
-    """The folder that a record names, from here or from any folder above the record's own."""
+    """The folder that a record names, relative to here or to any folder above the record's own."""
     if not source:
         return None
     above = step.folder.resolve().parents if step.folder else ()
@@ -184,62 +180,57 @@ def _read_step(folder: Path) -> Step | None:
 
 
 def describe(step: Step) -> dict:
-    """A step as the card tells it: `title`, `sentences`, `settings` (name to value)."""
-    record = step.record
-    values = {**record, **(record.get("arguments") or {})}
-    settings = {name: values.get(name) for name in SETTINGS[step.kind]}
+    """A step as the card shows it: `title`, `sentences` and `settings` (name to value)."""
+    values = {**step.record, **(step.record.get("arguments") or {})}
+    # Without effect: epochs beside a number of steps, a coefficient of 0, and a single process.
+    idle = {
+        "num_train_epochs": (values.get("max_steps") or 0) > 0,
+        "router_loss_coef": not values.get("router_loss_coef"),
+    }
+    idle["processes"] = (values.get("processes") or 1) == 1
+    settings = {name: values.get(name) for name in SETTINGS[step.kind] if not idle.get(name)}
     settings = {name: value for name, value in settings.items() if value not in (None, "", []) and value is not False}
-    if step.kind in TRAINERS.values():
-        if (record.get("processes") or 1) > 1:
-            settings["processes"] = record["processes"]
-        if (values.get("max_steps") or 0) > 0:
-            settings.pop("num_train_epochs", None)
-        if not values.get("router_loss_coef"):
-            settings.pop("router_loss_coef", None)
-    return {"title": TITLES[step.kind], "sentences": _sentences(step), "settings": settings}
+    sentences = {"sft": _trained, "grpo": _trained, "fit_router": _fitted}.get(step.kind, lambda step: [])
+    return {"title": TITLES[step.kind], "sentences": sentences(step), "settings": settings}
 
 
-def _sentences(step: Step) -> list[str]:
-    record = step.record
-    if step.kind == "fit_router":
-        return _fitted(record)
-    if step.kind not in TRAINERS.values():
-        return []
-    sentences = []
+def _trained(step: Step) -> list[str]:
+    record, sentences = step.record, []
     parameters = record.get("parameters") or {}
     trained = [group for group, (count, _) in parameters.items() if count]
     if trained and step.kind == "grpo":
-        rest = " The other parts were not." if any(total > count for count, total in parameters.values()) else ""
-        rewards = f" The rewards: {', '.join(record['rewards'])}." if record.get("rewards") else ""
         dense = not any(total for group, (_, total) in parameters.items() if group != "shared")
-        parts = "the dense model" if dense else ", ".join(trained)
-        sentences.append(f"Trained on rewards: {parts}.{rest}{rewards}")
+        text = f"Trained on rewards: {'the dense model' if dense else ', '.join(trained)}."
+        if any(total > count for count, total in parameters.values()):
+            text += " Everything else was frozen."
+        sentences.append(text + (f" Rewards: {', '.join(record['rewards'])}." if record.get("rewards") else ""))
     elif trained:
         sentences.append(f"Trained parts: {', '.join(trained)}.")
     rows = ((record.get("datasets") or {}).get("train") or {}).get("rows")
-    names = [name for name in map(hub_id, _dataset_names(step)) if name]
-    where = f" of {', '.join(names)}" if names else ""
     if record.get("steps"):
-        over = "" if rows is None else f" on {rows} rows{where}"
-        sentences.append(f"Trained for {record['steps']} steps{over}.")
+        source = f" from {', '.join(names)}" if (names := _datasets(step)) else ""
+        sentences.append(
+            f"Trained for {record['steps']} steps" + ("." if rows is None else f" on {rows} rows{source}.")
+        )
     figures = {name: value for name, value in (record.get("figures") or {}).items() if name in FIGURES}
-    sentences += [f"At the end: {FIGURES[name]} {value:.3g}." for name, value in figures.items()]
-    return sentences
+    return sentences + [f"At the end: {FIGURES[name]} {value:.3g}." for name, value in figures.items()]
 
 
-def _fitted(record: dict) -> list[str]:
-    by_outcomes = record.get("learned_from") == "outcomes"
-    source = "outcomes of both branches" if by_outcomes else "labels"
-    what = "of what the choice of branch was worth was chosen rightly" if by_outcomes else "agreed with the label"
-    score = record.get("calibrated")
+def _fitted(step: Step) -> list[str]:
+    record, score = step.record, step.record.get("calibrated")
     if not score:
         return []
+    source, result = "labels", f"it agreed with {score['accuracy']:.1%} of the labels"
+    if record.get("learned_from") == "outcomes":
+        source = "outcomes of both branches"
+        result = f"{score['accuracy']:.1%} of its choices were right, weighted by how much each one matters"
     return [
-        f"The router was fitted alone to {source}, on {record['fitted_rows']} rows. On {record['held_out_rows']} rows "
-        f"held out {score['accuracy']:.1%} {what}, with a thinking ratio of {score['thinking_ratio']:.1%}."
+        f"Only the router was trained, on {source} of {record['fitted_rows']} rows. On {record['held_out_rows']} "
+        f"held-out rows {result}, with a thinking ratio of {score['thinking_ratio']:.1%}."
     ]
 
 
-def _dataset_names(step: Step) -> list[str]:
+def _datasets(step: Step) -> list[str]:
+    """Hub ids of the rows that a step trained on."""
     local = step.record.get("local_sources") or ()
-    return [name for name in step.record.get("dataset_names") or [] if name not in local]
+    return [name for name in step.record.get("dataset_names") or [] if name not in local and hub_id(name)]

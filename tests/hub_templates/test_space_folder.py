@@ -12,7 +12,7 @@ from PIL import Image
 
 from hf_metis_home.cli import main
 from hf_metis_home.hub_templates import write_space
-from hf_metis_home.hub_templates.spaces import GRADIO, TEMPLATE, fill_constants
+from hf_metis_home.hub_templates.space_folder import GRADIO, TEMPLATE, fill_constants
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -61,7 +61,7 @@ def test_a_folder_of_this_machine(tmp_path):
     assert constants_of(written) == {"MODEL": str(tmp_path / "my model"), "REVISION": None, "TITLE": "my model"}
     assert "models" not in metadata_of(written)
     text = (written / "README.md").read_text("utf-8")
-    assert "runs there only" in text and str(tmp_path) not in text
+    assert "only runs on the machine" in text and str(tmp_path) not in text
 
 
 HOSTILE = ['"; import os; os.abort() #', "'''\\", "a\nb", "\u2028line", "{{ 7 * 7 }}", "a: b # c", "<b>x</b>", "é中"]
@@ -77,19 +77,19 @@ def test_no_text_becomes_code(tmp_path, title):
 
 
 def test_a_constant_that_is_not_there():
-    with pytest.raises(AssertionError, match="no line, or several, assign NAME"):
+    with pytest.raises(AssertionError, match="NAME is not assigned exactly once"):
         fill_constants("OTHER = 1\n", {"NAME": "x"})
 
 
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
-        ("me/hybrid", None, "`revision` is None, but the Space runs the code of 'me/hybrid', so it must be pinned"),
+        ("me/hybrid", None, "`revision` is None, but the Space runs code from 'me/hybrid' and must pin it"),
         ("me/hybrid", "main", "`revision` is 'main'"),
         ("me/hybrid", COMMIT[:-1], "40 hexadecimal digits"),
         ("me/hybrid", COMMIT + "0", "40 hexadecimal digits"),
         ("not a name", COMMIT, "`model_name_or_path` is 'not a name', which is neither a folder nor a Hub id"),
-        (".", COMMIT, "'.' is a folder, which has none"),
+        (".", COMMIT, "the folder '.' has no revisions"),
     ],
 )
 def test_refusals(tmp_path, name, revision, message):

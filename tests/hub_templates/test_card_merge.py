@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from hf_metis_home.hub_templates.marked_sections import merge_card, new_card, read_metadata, write_card
+from hf_metis_home.hub_templates.card_merge import merge_card, new_card, read_metadata, write_card
 
 
 METADATA = {"library_name": "transformers", "tags": ["metis-home"], "base_model": "a/base"}
@@ -100,6 +100,11 @@ def index(name: str, value: float) -> dict:
     }
 
 
+def test_empty_values_of_theirs_stay():
+    merged = merge_card("---\nlicense_link:\nlicense: mit\n---\n# Mine\n", METADATA, {})[0]
+    assert read_metadata(merged) == {"license_link": None, "license": "mit", **METADATA}
+
+
 def test_front_matter_that_needs_no_change_keeps_its_form():
     text = "---\n# a comment\ntags:   [metis-home]   \n---\n# Mine\n"
     assert merge_card(text, {"tags": ["metis-home"]}, {})[0] == text
@@ -118,6 +123,6 @@ def test_line_ends_of_the_file_stay(tmp_path):
 def test_metadata_that_cannot_be_read_is_not_lost(tmp_path, front):
     path = tmp_path / "README.md"
     path.write_text(f"---\n{front}\n---\n# Mine\n")
-    with pytest.raises(ValueError, match=r"(?s)README.md has metadata that is .* Mend what stands between"):
+    with pytest.raises(ValueError, match=r"(?s)README.md has metadata that cannot be read: .* Fix the lines between"):
         write_card(path, METADATA, SECTIONS)
     assert path.read_text() == f"---\n{front}\n---\n# Mine\n"

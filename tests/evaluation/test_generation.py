@@ -1,6 +1,5 @@
-"""Answers in batches are the answers alone, and the summary is the arithmetic it says."""
+"""Answers in batches are the answers alone."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from hf_metis_home.conversion import upcycle
 from hf_metis_home.data import prompt_inputs
-from hf_metis_home.evaluation import AnswerRecord, answer_rows, summarise
+from hf_metis_home.evaluation.generation import generate_answers
 from tests.fixtures_text import byte_level_processor, tiny_dense, tiny_word_level, word_level_processor
 
 
@@ -38,36 +37,31 @@ def hybrid():
     return model, processor
 
 
+def answers(model, processor, rows=ROWS, **options):
+    return generate_answers(model, processor, prompt_inputs(processor, rows), **options)
+
+
 @pytest.mark.parametrize("thinking", [None, True, False])
 def test_batches_change_nothing(hybrid, thinking):
     options = {"thinking": thinking, "max_new_tokens": 5}
-    together = answer_rows(*hybrid, ROWS, **options)
-    for batch_size in (1, 3):
-        apart = answer_rows(*hybrid, ROWS, batch_size=batch_size, **options)
-        for one, other in zip(together, apart, strict=True):
-            assert replace(one, thinking_probability=None) == replace(other, thinking_probability=None)
-            assert (one.thinking_probability is None) == (thinking is not None)
-            assert one.thinking_probability == pytest.approx(other.thinking_probability, abs=1e-5)
-    assert thinking is None or {record.thinking for record in together} == {thinking}
+    together = answers(*hybrid, **options)
+    for one, other in zip(together, [answers(*hybrid, [row], **options)[0] for row in ROWS], strict=True):
+        assert replace(one, thinking_probability=None) == replace(other, thinking_probability=None)
+        assert (one.thinking_probability is None) == (thinking is not None)
+        assert one.thinking_probability == pytest.approx(other.thinking_probability, abs=1e-5)
+    assert thinking is None or {answer.thinking for answer in together} == {thinking}
 
 
 def test_both_branches_answer_where_the_router_chooses(hybrid):
-    assert {record.thinking for record in answer_rows(*hybrid, ROWS, max_new_tokens=2)} == {True, False}
+    assert {answer.thinking for answer in answers(*hybrid, max_new_tokens=2)} == {True, False}
 
 
 def test_a_dense_model_answers_as_it_will():
     model, processor = tiny_word_level()
-    records = answer_rows(model, processor, ROWS, max_new_tokens=3)
-    assert [record.question for record in records] == [row["prompt"][-1]["content"] for row in ROWS]
-    assert all(record.tokens <= 3 and record.thinking_probability is None for record in records)
+    found = answers(model, processor, max_new_tokens=3)
+    assert all(answer.tokens <= 3 and answer.thinking_probability is None for answer in found)
     with pytest.raises(ValueError, match=r"`thinking=True` forces a branch, but the model is dense \(qwen2_5_vl\)"):
-        answer_rows(model, processor, ROWS, thinking=True)
-
-
-def test_progress_counts_rows(hybrid):
-    counts = []
-    answer_rows(*hybrid, ROWS, max_new_tokens=1, batch_size=3, progress=counts.append)
-    assert counts == [3, 1]
+        answers(model, processor, max_new_tokens=3, thinking=True)
 
 
 @pytest.mark.parametrize("make_processor", [word_level_processor, byte_level_processor])
@@ -90,21 +84,3 @@ def test_images_stand_where_training_puts_them(make_processor):
         )  # fmt: skip
         assert inputs["input_ids"].equal(expected["input_ids"])
         assert not count or inputs["pixel_values"].equal(expected["pixel_values"])
-
-
-def record(task: str, correct: bool, thinking: bool, tokens: int) -> AnswerRecord:
-    return AnswerRecord(task, "", "", "", None, None, correct, tokens, thinking, None)
-
-
-def test_summary():
-    records = [
-        *(record("a", True, True, 10), record("a", False, False, 2)),
-        *(record("a", True, False, 2), record("a", True, False, 2)),
-        record("b", False, True, 8),
-    ]
-    found = summarise(records, {"both": ("a", "b"), "none": ("c",)})
-    assert found["a"] == {
-        "accuracy": 0.75, "stderr": math.sqrt(0.75 * 0.25 / 4), "n": 4, "thinking_ratio": 0.25, "mean_tokens": 4.0
-    }  # fmt: skip
-    assert (found["both"]["accuracy"], found["both"]["n"], found["both"]["thinking_ratio"]) == (0.6, 5, 0.4)
-    assert found["b"]["stderr"] == 0.0 and "none" not in found

@@ -1,14 +1,14 @@
 """
-A README.md that people and commands write together.
+Updating a README.md that people and commands write together.
 
-What a command writes stands in sections between two comments, which the Hub's page does not show:
+What a command writes is in sections between two comments, which the Hub's page does not show:
 
     <!-- metis-home:use 3f2a9c01 -->
     ...
     <!-- /metis-home:use -->
 
-The eight digits are a checksum of what stands between. A section that still has its checksum is written anew; one that
-somebody has changed is left as it is, and so is everything outside. Metadata is added to, and renewed where it is ours.
+The eight digits are a checksum of the text in between. A section that still matches its checksum is replaced; one that
+somebody has edited is kept, and so is everything outside. Metadata is added, and replaced only where it is ours.
 """
 
 import hashlib
@@ -19,42 +19,40 @@ from pathlib import Path
 from .._folders import write_whole
 
 
-RENEWED = ("library_name", "pipeline_tag")  # metadata that says what the files are, whoever wrote it
-FRONT_MATTER = re.compile(r"\A\s*---\n(.*?)\n---[ \t]*(?:\n|\Z)", re.S)
+RENEWED = ("library_name", "pipeline_tag")  # always replaced: they describe the files
 
 
 def new_card(metadata: dict, sections: dict[str, str]) -> str:
-    """A card with nothing in it but ours: metadata, and name to Markdown of each section, in order."""
+    """A card with only our parts: metadata, and section name to Markdown, in order."""
     return _front_matter(metadata) + "\n" + "\n\n".join(_marked(*item) for item in sections.items() if item[1]) + "\n"
 
 
 def merge_card(card: str, metadata: dict, sections: dict[str, str], renew: Iterable[str] = ()) -> tuple[str, list[str]]:
     """
-    Bring a card up to date.
+    Update a card.
 
     Args:
         card (`str`):
-            A README.md, ours or anybody's.
+            A README.md, written by us or by anybody else.
         metadata (`dict`):
-            Hub metadata. Tags and results of other tasks that the card has stay; of the rest, what the card has wins
-            over this, except for `library_name`, `pipeline_tag` and `renew`.
+            Hub metadata. The card keeps its tags and its results on other tasks; for the rest, the card's values win
+            over these, except for `library_name`, `pipeline_tag` and `renew`.
         sections (`dict[str, str]`):
-            Name to Markdown, in the order in which new ones are put in. An empty text takes a section away; a section
-            that is not named stays.
+            Name to Markdown, in the order in which new ones are inserted. An empty text removes a section; sections
+            that are not named are kept.
         renew (`Iterable[str]`, *optional*):
-            Names of metadata that are written over.
+            Names of metadata to overwrite.
 
     Returns:
-        `tuple[str, list[str]]`: the new card, and the names of sections that differ from ours because somebody changed
-        them.
+        `tuple[str, list[str]]`: the new card, and the names of sections that were kept because somebody edited them.
 
     Raises:
-        ValueError: the metadata of the card cannot be read, so that it would be lost.
+        ValueError: the card's metadata cannot be read and would be lost.
 
     Example:
 
     ```python
-    >>> from hf_metis_home.hub_templates.marked_sections import merge_card, new_card
+    >>> from hf_metis_home.hub_templates.card_merge import merge_card, new_card
 
     >>> card = new_card({"tags": ["a"]}, {"use": "## Use"}) + "\\nMy own words.\\n"
     >>> card, kept = merge_card(card, {"license": "mit"}, {"use": "## Use it"})
@@ -87,17 +85,16 @@ def merge_card(card: str, metadata: dict, sections: dict[str, str], renew: Itera
 
 def write_card(path: Path, metadata: dict, sections: dict[str, str], renew: Iterable[str] = ()) -> list[str]:
     """
-    Write a README.md, or bring the one that is there up to date, as [`merge_card`] does.
+    Write a README.md, or update the existing one as [`merge_card`] does.
 
     Returns:
-        `list[str]`: names of sections that were left because somebody changed them.
+        `list[str]`: names of sections that were kept because somebody edited them.
     """
-    kept: list[str] = []
-    if path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            card, kept = merge_card(file.read(), metadata, sections, renew)
-    else:
-        card = new_card(metadata, sections)
+    if not path.is_file():
+        write_whole(path, new_card(metadata, sections))
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        card, kept = merge_card(file.read(), metadata, sections, renew)
     write_whole(path, card)
     return kept
 
@@ -108,24 +105,19 @@ def read_metadata(card: str) -> dict:
 
 
 def _split(card: str) -> tuple[str, dict, str]:
-    """Front matter as it stands, what it says, and the rest."""
+    """Front matter as it is written, its contents, and the rest."""
     import yaml
+    from huggingface_hub import RepoCard
 
-    match = FRONT_MATTER.search(card)
-    if match is None:
-        return "", {}, card
+    if not card:
+        return "", {}, ""
     try:
-        metadata = yaml.safe_load(match[1]) or {}
-    except yaml.YAMLError as error:
+        parsed = RepoCard(card)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(
-            f"README.md has metadata that is no YAML ({error}). Mend what stands between the `---`."
+            f"README.md has metadata that cannot be read: {error}. Fix the lines between the `---`."
         ) from error
-    if not isinstance(metadata, dict):
-        raise ValueError(
-            f"README.md has metadata that is a {type(metadata).__name__}, not `name: value` lines. Mend what stands "
-            "between the `---`."
-        )
-    return match[0], metadata, card[match.end() :]
+    return card[: len(card) - len(parsed.text)], dict(vars(parsed.data)), parsed.text
 
 
 def _front_matter(metadata: dict) -> str:
@@ -137,10 +129,9 @@ def _front_matter(metadata: dict) -> str:
 def _merge_metadata(old: dict, new: dict, renew: set[str]) -> dict:
     merged = dict(old)
     for name, value in new.items():
-        if value is None:
-            continue
         if name == "tags":
-            merged[name] = list(dict.fromkeys([*_as_list(old.get(name)), *value]))
+            theirs = old.get(name) or []
+            merged[name] = list(dict.fromkeys([*([theirs] if isinstance(theirs, str) else theirs), *value]))
         elif name == "model-index":
             merged[name] = _merge_index(old.get(name), value)
         elif name in renew or old.get(name) in (None, "", []):
@@ -149,7 +140,7 @@ def _merge_metadata(old: dict, new: dict, renew: set[str]) -> dict:
 
 
 def _merge_index(old, new: list[dict]) -> list[dict]:
-    """Our results in the place of those for the same task and dataset; others stay."""
+    """Our results replace those for the same task and dataset; others are kept."""
     first, *others = old if isinstance(old, list) and old and isinstance(old[0], dict) else [{}]
     ours = {_dataset_of(result) for result in new[0]["results"]}
     rest = [result for result in first.get("results") or [] if _dataset_of(result) not in ours]
@@ -159,10 +150,6 @@ def _merge_index(old, new: list[dict]) -> list[dict]:
 def _dataset_of(result: dict) -> tuple:
     dataset = result.get("dataset") or {}
     return tuple(str(dataset.get(name)) for name in ("type", "name", "config", "split"))
-
-
-def _as_list(value) -> list:
-    return value if isinstance(value, list) else [] if value in (None, "") else [value]
 
 
 def _checksum(text: str) -> str:
@@ -180,14 +167,14 @@ def _place(body: str, name: str) -> re.Match | None:
 
 
 def _has_title(body: str) -> bool:
-    """Whether there is a heading of the first level that is not ours."""
+    """Whether there is a first-level heading outside our sections."""
     for other in (r"<!-- metis-home:(\w+)[ \w]* -->\n.*?<!-- /metis-home:\1 -->", r"^(```|~~~).*?^\1"):
         body = re.sub(other, "", body, flags=re.M | re.S)
     return re.search(r"^# ", body, re.M) is not None
 
 
 def _insert(body: str, name: str, text: str, before: str | None) -> str:
-    """A section that the card does not have yet, behind the one that it follows."""
+    """Adds a section that the card does not have yet, after the one that it follows."""
     if before is not None:
         end = _place(body, before).end()
         return f"{body[:end]}\n\n{_marked(name, text)}{body[end:]}"

@@ -1,26 +1,27 @@
-"""The card of a model's folder, from what lies in the folder and what a caller knows besides."""
+"""The card of a two-branch model, from the files in its folder and whatever else the caller knows."""
 
 import html
 import re
 from pathlib import Path
 
+from .card_merge import read_metadata, write_card
 from .cards import DEFAULT_TITLE, PLACEHOLDER, model_card_parts
-from .marked_sections import read_metadata, write_card
-from .provenance import history_of
+from .training_history import history_of
 
 
-CALIBRATION = {"target", "value", "threshold", "statement"}  # what the card tells of it
+CALIBRATION = {"target", "value", "threshold", "statement"}  # what the card needs of it
 GIVEN_METADATA = ("license", "language", "datasets", "base_model")
 
 
 def facts_of(folder: str | Path) -> dict:
     """
-    What the configuration of a two-branch model and the records beside it say, as [`model_card_parts`] takes it.
+    What the configuration of a two-branch model and the records beside it say, as fields of
+    [`~hub_templates.cards.ModelFacts`].
 
     Example:
 
     ```python
-    >>> from hf_metis_home.hub_templates.folder_card import facts_of
+    >>> from hf_metis_home.hub_templates.model_card import facts_of
 
     >>> facts_of("runs/hybrid")["thinking_threshold"]
     0.5
@@ -45,50 +46,54 @@ def config_facts(config) -> dict:
 
 def write_model_card(folder: str | Path, facts: dict | None = None, **given) -> list[str]:
     """
-    Write the README.md of a two-branch model's folder, or bring the one that is there up to date.
+    Write the README.md of a two-branch model, or update the existing one.
 
     Args:
         folder (`str` or `Path`):
-            Holds the model's configuration, unless `facts` are given.
+            Contains the model's configuration, unless `facts` are given.
         facts (`dict`, *optional*):
-            What is known of the model; by default what [`facts_of`] reads.
+            What is known about the model; by default what [`facts_of`] reads.
         given:
-            What a caller says, as [`model_card_parts`] takes it; wins over facts and over the card. None: not said.
+            What the caller says: fields of [`~hub_templates.cards.ModelFacts`], which win over `facts` and over the
+            card. None: not given.
 
     Returns:
-        `list[str]`: names of sections that somebody changed, which were left as they are.
+        `list[str]`: names of sections that were kept because somebody edited them.
     """
-    path = Path(folder) / "README.md"
     given = {name: value for name, value in given.items() if value is not None}
     facts = facts_of(folder) if facts is None else facts
-    old = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    old = read_card(folder)
     known = {**remembered(old), **{name: value for name, value in facts.items() if value is not None}, **given}
     metadata, sections = model_card_parts(**{"stage": None, **known})
     if old and not facts.get("steps") and "stage" not in given:
         # The card may know more about how the model was made than the folder does.
         for name in ("made", *([] if "title" in given else ["about"])):
             sections.pop(name)
-    return write_card(path, metadata, sections, renew=given.keys() & set(GIVEN_METADATA))
+    renew = given.keys() & set(GIVEN_METADATA)
+    return write_card(Path(folder) / "README.md", metadata, sections, renew=renew)
 
 
 def refresh_routing(folder: str | Path) -> list[str]:
     """
-    Renew what the card says about the threshold, where it has such a section.
+    Update what the card says about the threshold, if it has such a section.
 
     Returns:
-        `list[str]`: `["routing"]` where somebody has changed that section, so that it was left as it is; else empty.
+        `list[str]`: `["routing"]` if the section was kept because somebody edited it; else empty.
     """
-    path = Path(folder) / "README.md"
-    if not path.is_file() or "<!-- metis-home:routing " not in path.read_text(encoding="utf-8-sig"):
+    if "<!-- metis-home:routing " not in read_card(folder):
         return []
     _, sections = model_card_parts(**facts_of(folder))
-    return write_card(path, {}, {"routing": sections["routing"]})
+    return write_card(Path(folder) / "README.md", {}, {"routing": sections["routing"]})
+
+
+def read_card(folder: str | Path) -> str:
+    """The README.md of a folder; empty if there is none."""
+    path = Path(folder) / "README.md"
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
 
 
 def remembered(card: str) -> dict:
-    """What a card that we wrote says and nothing else may know any more."""
-    if not card:
-        return {}
+    """Facts that may only be left in the card that we wrote."""
     metadata = read_metadata(card)
     base = metadata.get("base_model")
     found = {"license": metadata.get("license"), "base_model": base[0] if isinstance(base, list) and base else base}
@@ -103,7 +108,5 @@ def remembered(card: str) -> dict:
     if "title" in found:
         found["title"] = html.unescape(re.sub(r"\\(.)", r"\1", found["title"]))
         if found["title"] in (DEFAULT_TITLE, found.get("model_id", "").rpartition("/")[2]):
-            del found["title"]  # nobody's choice
-    if found.get("model_id") == PLACEHOLDER:
-        del found["model_id"]
-    return {name: value for name, value in found.items() if isinstance(value, str)}
+            del found["title"]  # chosen by nobody
+    return {name: value for name, value in found.items() if isinstance(value, str) and value != PLACEHOLDER}
