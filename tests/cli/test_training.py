@@ -126,6 +126,12 @@ def test_a_list_that_is_given_twice(folder, tmp_path, capsys):
     assert "24 training rows" in capsys.readouterr().out
 
 
+def test_all_flags_with_hyphens_too(capsys):
+    with pytest.raises(SystemExit) as caught:
+        sft.main(["--help-all"])
+    assert caught.value.code == 0 and "--lora_r " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("verb", ["sft", "grpo"])
 def test_help_does_not_load_trl(verb):
     code = f"from hf_metis_home.cli.{verb} import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
