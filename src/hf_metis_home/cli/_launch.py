@@ -3,10 +3,12 @@
 from pathlib import Path
 from subprocess import CalledProcessError
 
+import hf_metis_home
+
 from ._arguments import UsageError, read_yaml
 
 
-CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
+CONFIGS = Path(hf_metis_home.__file__).parent / "accelerate_configs"
 LAUNCHED = "METIS_HOME_LAUNCHED"  # set in the processes that `launch` starts
 
 
