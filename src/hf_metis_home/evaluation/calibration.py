@@ -11,6 +11,7 @@ from .._extras import require_extra
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 from .metrics import Rows
+from .routing_metrics import candidates
 
 
 require_extra("eval", "scipy")
@@ -130,18 +131,6 @@ def check_target(given: dict[str, float | None], confidence: float, validation_f
     if errors:
         raise ValueError("\n".join(errors))
     return next(iter(found.items()))
-
-
-def candidates(probability: np.ndarray) -> np.ndarray:
-    """
-    One threshold for every way to divide these questions, rising from 0 (always thinking): half-way between
-    neighbouring probabilities, so that rounding elsewhere moves no question.
-    """
-    low = np.unique(probability)
-    high = np.append(low[1:], 1.0)
-    low, high = low[high > low], high[high > low]
-    middle = ((low + high) / 2).astype(np.float32).astype(float)  # the model compares in fp32
-    return np.append(0.0, np.where((low < middle) & (middle <= high), middle, high))
 
 
 def certify(

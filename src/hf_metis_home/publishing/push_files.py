@@ -31,7 +31,7 @@ STALE: dict[Kind, tuple[str, ...]] = {
 }
 REASONS = (
     ("a pickle, which can run code", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")),
-    ("unfinished", ("*.tmp", "*.partial", "*.unfinished", "*.incomplete")),
+    ("unfinished", ("*.tmp", "*.partial", "*.incomplete")),
     (
         "of a training run",
         ("checkpoint-*", "runs", "completions", "optimizer*", "scheduler*", "rng_state*", "run.json", "*_state.json"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .._folders import write_whole
 from .._versions import versions
+from ..conversion.hub_folder import local_sources
 from ..hub_templates.training_history import FIGURES
 from .parameter_groups import count_trainable
 
@@ -30,7 +31,7 @@ def run_of(trainer) -> dict:
         "trainer": type(trainer).__name__,
         "model": model,
         "dataset_names": names,
-        "local_sources": [name for name in (model, *names) if Path(name).exists()],
+        "local_sources": local_sources(model, *names),
         "processes": trainer.accelerator.num_processes,
         "datasets": {name: _describe(dataset) for name, dataset in datasets.items() if dataset is not None},
         "parameters": trainer._parameters or count_trainable(trainer.plain_model),

@@ -60,8 +60,7 @@ class MetisHomeSFTConfig(RouterTrainingConfig, SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        choices = {"curriculum": CURRICULA, "trainable": tuple(TRAINABLE)}
-        errors = wrong_choices(self, choices) + wrong_router_options(self)
+        errors = wrong_choices(self) + wrong_router_options(self)
         if not 0 <= self.replay_share < 1:
             errors.append(f"`replay_share` is {self.replay_share}, but must be in [0, 1).")
         elif self.replay_share and self.curriculum != "thinking_first":
