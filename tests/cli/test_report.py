@@ -28,4 +28,4 @@ def test_refuses(words, message, tmp_path, monkeypatch, capsys):
 def test_overwrites_nothing(tmp_path, capsys):
     write_folder(tmp_path / "outcomes", [outcome(0)])
     assert main(["report", "--outcomes", str(tmp_path / "outcomes"), "--output_dir", str(tmp_path / "outcomes")]) == 2
-    assert "exists and is not empty" in capsys.readouterr().err
+    assert "which is not empty" in capsys.readouterr().err

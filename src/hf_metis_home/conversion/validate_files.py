@@ -33,9 +33,7 @@ def check_code(folder: Folder) -> str:
     for reference in auto_map.values():
         module, _, name = reference.rpartition(".")
         if "--" in module:
-            raise ValueError(
-                f"`auto_map` in config.json points to another repository ({reference}). Save the model again."
-            )
+            raise ValueError(f"`auto_map` in config.json names another repository ({reference}). Save the model again.")
         _read_module(folder.path, module, modules)
         if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:
             raise ValueError(f"`auto_map` in config.json names {reference}, but {module}.py has no such class. {AGAIN}")

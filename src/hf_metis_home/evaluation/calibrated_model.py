@@ -69,7 +69,7 @@ def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **opti
     write_whole(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if refresh_routing(folder):
         print(
-            "warning: the section on routing in README.md was edited and is not updated. Check that it still holds.",
+            "warning: the section on routing in README.md was edited and is not updated. Check that it is still true.",
             file=sys.stderr,
         )
     return found

@@ -183,7 +183,7 @@ class Rows:
     """
 
     def __init__(self, table, threshold: float, answer_format: AnswerFormat = FORMAT, kind: str | None = None):
-        def columns(name: str) -> np.ndarray:  # [N, 2]; a column without any value holds None
+        def columns(name: str) -> np.ndarray:  # [N, 2]; a column without any value is None
             return np.stack([table[f"{name}_{mode}"].astype(float).to_numpy() for mode in MODES], axis=1)
 
         self.table, self.answer_format = table, answer_format

@@ -280,7 +280,7 @@ def _checked(outcomes: Dataset, name: str) -> Dataset:
             f"{name} has no column {', '.join(map(repr, missing))}; it has {outcomes.column_names}. Outcomes need "
             f"{list(COLUMNS)}: see `hf_metis_home.evaluation.outcomes`."
         )
-    # `.data` alone would ignore `select` and `filter`, so through the format.
+    # `.data` would ignore `select` and `filter`, so through the format.
     table = outcomes.with_format("arrow")[:].select(list(COLUMNS))
     try:
         return Dataset(table.cast(FEATURES.arrow_schema))

@@ -7,7 +7,7 @@ from ..evaluation.metrics import answer_format_of, evaluate_outcomes
 from ..evaluation.outcomes_folder import read_outcomes_folder
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
-from ..reports.page import decimal, interval_of, percent
+from ..reports.page import decimal, interval_words, percent
 from ..reports.statement import statement
 
 
@@ -64,8 +64,7 @@ def row(cells: dict) -> dict[str, str]:
 
 
 def accuracy(cell: dict) -> str:
-    interval = interval_of(cell)
-    return percent(cell["accuracy"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
+    return percent(cell["accuracy"]) + (f" ({words})" if (words := interval_words(cell)) else "")
 
 
 def how(run: dict, threshold: float, weights: str) -> str:

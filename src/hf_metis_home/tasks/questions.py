@@ -134,9 +134,7 @@ def _reasoning_gym_rows(word: str, count: int, seed: int) -> list[dict]:
 
     family = word.removeprefix(REASONING_GYM)
     if family not in DATASETS:
-        raise ValueError(
-            f"`tasks` has {word!r}, but reasoning-gym has no family {family!r}; it has {sorted(DATASETS)}."
-        )
+        raise ValueError(f"`tasks` has {word!r}, but the families of reasoning-gym are {sorted(DATASETS)}.")
     generated = reasoning_gym.create_dataset(family, size=count, seed=seed)
 
     def verifier(entry: dict):

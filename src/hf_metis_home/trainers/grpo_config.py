@@ -76,14 +76,10 @@ class MetisHomeGRPOConfig(RouterTrainingConfig, GRPOConfig):
     )
     trainable: str | None = field(
         default=None,
-        metadata={
-            "help": "What trains; by default the branch of `rollout_branch`.",
-            "choices": [None, *TRAINABLE],
-        },
+        metadata={"help": "What trains; by default the branch of `rollout_branch`.", "choices": [None, *TRAINABLE]},
     )
     advantage_group: str = field(
-        default="prompt",
-        metadata={"help": "What a completion is compared with.", "choices": ["prompt", "branch"]},
+        default="prompt", metadata={"help": "What a completion is compared with.", "choices": ["prompt", "branch"]}
     )
     router_objective: str = field(
         default="regret", metadata={"help": "How the router learns.", "choices": ["regret", "policy_gradient"]}
@@ -123,14 +119,10 @@ class MetisHomeGRPOConfig(RouterTrainingConfig, GRPOConfig):
             )
         odd = [name for name in ("num_generations", "num_generations_eval") if (getattr(self, name) or 0) % 2]
         if self.both_branches and odd:
-            errors.append(
-                f"`{odd[0]}` is {getattr(self, odd[0])}, but must be even: each branch answers half the time."
-            )
+            errors.append(f"`{odd[0]}` is {getattr(self, odd[0])}, but must be even, half for each branch.")
         if self.advantage_group == "branch":
             if not self.both_branches:
-                errors.append(
-                    "`advantage_group='branch'` needs both branches to answer every prompt: set `rollout_branch='both'`"
-                )
+                errors.append("`advantage_group='branch'` needs answers of both branches: set `rollout_branch='both'`.")
             elif self.num_generations < 4:
                 errors.append(
                     f"`num_generations` is {self.num_generations}, but `advantage_group='branch'` needs at least 4."
@@ -147,9 +139,7 @@ class MetisHomeGRPOConfig(RouterTrainingConfig, GRPOConfig):
                 "shorten answers, add a reward such as TRL's `get_soft_overlong_punishment`."
             )
         if self.vllm_dense_model is not None and not (self.use_vllm and self.rollout_branch):
-            errors.append(
-                "`vllm_dense_model` has no effect without `use_vllm=True` and a `rollout_branch`. Leave it unset."
-            )
+            errors.append("`vllm_dense_model` has no effect without `use_vllm=True` and a `rollout_branch`. Drop it.")
         for name in ("token_cost", "dynamic_sampling_rounds"):
             if getattr(self, name) < 0:
                 errors.append(f"`{name}` is {getattr(self, name)}, but must not be negative.")

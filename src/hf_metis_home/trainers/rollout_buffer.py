@@ -50,9 +50,7 @@ def load_buffer(trainer, folder: str | Path) -> None:
     """
     path = buffer_file(folder, trainer.accelerator.process_index)
     if not path.is_file():
-        logger.warning(
-            "%s is missing, so the run continues with new rollouts, not exactly as without the interruption.", path
-        )
+        logger.warning("%s is missing, so the run continues with new rollouts: the resume is not exact.", path)
         return
     try:
         # Read on the CPU: with several CPU processes the device is "cpu:0", which safetensors does not know.

@@ -17,7 +17,7 @@ def run_of(trainer) -> dict:
     """
     The record of a run so far.
 
-    It holds `arguments` (the configuration without secrets), `versions`, `parameters` (by group: trainable and all),
+    It contains `arguments` (the configuration without secrets), `versions`, `parameters` (by group: trainable and all),
     `datasets` (rows and fingerprint), `dataset_names` if known, `model`, `rewards` (GRPO), `steps` and `figures`, the
     values logged last.
     """

@@ -17,7 +17,7 @@ class RouterTrainingConfig:
 
 
 def wrong_choices(args) -> list[str]:
-    """An error for every field of ours whose value is not among its `choices`."""
+    """An error for every field of ours with a value outside its `choices`."""
     ours = [kind.__annotations__ for kind in type(args).__mro__ if kind.__module__.startswith(f"{__package__}.")]
     choices = {field.name: field.metadata["choices"] for field in fields(args) if "choices" in field.metadata}
     return [
@@ -36,7 +36,5 @@ def wrong_router_options(args) -> list[str]:
         if (rate := getattr(args, name)) is not None and rate <= 0:
             errors.append(f"`{name}` is {rate}, but must be positive, or None.")
     if args.router_aux_loss_coef is not None:
-        errors.append(
-            "`router_aux_loss_coef` is for mixture-of-experts models. Weight the router's loss with `router_loss_coef`."
-        )
+        errors.append("`router_aux_loss_coef` is for mixture-of-experts models. Use `router_loss_coef`.")
     return errors
