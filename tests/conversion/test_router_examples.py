@@ -118,7 +118,7 @@ def test_bad_files(tmp_path, capsys):
     for content, message in [
         (None, "which is not a file"),
         ("{", "line 1 of"),
-        ('\n{"prompt": [], "thinking": true, "images": ["gone.png"]}', "line 2 of .* names missing images"),
+        ('\n{"prompt": [], "thinking": true, "images": ["gone.png"]}', "line 2 of .* has missing images"),
     ]:
         path = tmp_path / "examples.jsonl"
         path.unlink(missing_ok=True)

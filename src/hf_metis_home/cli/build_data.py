@@ -115,8 +115,7 @@ def _prompts(name: str, split: str, where: str, limit: int | None = None):
     from ..data.loading import load_rows
     from ..data.prompt_sets import PromptSet
 
-    rows = load_rows(name, split, where)
-    return PromptSet(rows if limit is None else rows.select(range(min(limit, len(rows)))), where)
+    return PromptSet(load_rows(name, split, where, limit=limit), where)
 
 
 def _local_model(arguments: BuildDataArguments, sampling: dict):

@@ -83,10 +83,7 @@ def main(arguments: ServeArguments) -> None:
         "image_hosts": arguments.image_hosts or [],
     }
     if transformers:
-        settings |= {
-            "branch_by": "generation_config",
-            "branch_models": dict.fromkeys(BRANCHES, f"./{model.name}"),
-        }
+        settings |= {"branch_by": "generation_config", "branch_models": dict.fromkeys(BRANCHES, f"./{model.name}")}
     ServingSettings(router="", **settings)
     folder = Path(arguments.export_dir).resolve() / f"{model.name}-{'router' if transformers else 'vllm'}"
     folder = launch.exported(model, folder, "router" if transformers else "vllm")
@@ -94,14 +91,9 @@ def main(arguments: ServeArguments) -> None:
     serve = launch.serve_transformers if transformers else launch.serve_vllm
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with the engine
     try:
-        serve(
-            model if transformers else folder,
-            ServingSettings(router=str(router), **settings),
-            arguments.host,
-            arguments.port,
-            engine_args,
-            arguments.start_seconds,
-        )
+        final = ServingSettings(router=str(router), **settings)
+        address = arguments.host, arguments.port
+        serve(model if transformers else folder, final, *address, engine_args, arguments.start_seconds)
     finally:
         signal.signal(signal.SIGTERM, before)
 

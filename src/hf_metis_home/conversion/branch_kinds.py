@@ -78,9 +78,7 @@ def change_branch_kind(
 def _to_ffn(hybrid: Checkpoint) -> dict[str, LazyTensor]:
     text = hybrid.config.text_config
     if attention := [name for name in text.branch_projections if name in ATTENTION_PROJECTIONS]:
-        raise ValueError(
-            f"The branches change {attention}, which 'ffn' branches cannot. Keep 'lora', or export to 'dense'."
-        )
+        raise ValueError(f"The branches change {attention}, 'ffn' branches cannot. Keep 'lora', or export to 'dense'.")
     deltas = {branch: branch_deltas(hybrid, branch) for branch in BRANCHES}
     tensors = {}
     for name, tensor in hybrid.tensors.items():

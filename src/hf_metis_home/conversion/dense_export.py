@@ -6,7 +6,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import Checkpoint, LazyTensor, legacy_name
+from .checkpoint import OF_THE_CLASS, Checkpoint, LazyTensor, legacy_name
 from .hub_folder import write_model
 from .low_rank import add_delta, branch_deltas
 
@@ -25,8 +25,7 @@ def dense_config(config: MetisHomeConfig) -> Qwen2_5_VLConfig:
     """The configuration of a branch as a dense model: a hybrid's without the fields that only hybrids have."""
     stock = Qwen2_5_VLConfig()
     own = set(MetisHomeConfig().to_dict()) - set(stock.to_dict())
-    own |= {"model_type", "architectures", "auto_map", "transformers_version"}
-    fields = {name: value for name, value in config.to_dict().items() if name not in own}
+    fields = {name: value for name, value in config.to_dict().items() if name not in own | OF_THE_CLASS}
     plain = set(stock.text_config.to_dict()) - {"model_type"}
     fields["text_config"] = {name: value for name, value in fields["text_config"].items() if name in plain}
     return Qwen2_5_VLConfig(**fields)

@@ -1,32 +1,28 @@
 """
-The model: configuration and modelling files that also travel to the Hub beside the weights.
+The model: configuration and modelling files that also travel to the Hub with the weights.
 
 Importing a name registers the classes with transformers' Auto classes, so that a saved model loads in this process
-without `trust_remote_code`; importing the package alone does not load torch.
+without `trust_remote_code`; importing only the package does not load torch.
 """
 
-_EXPORTS = {
-    "MetisHomeConfig": "configuration_metis_home",
-    "MetisHomeTextConfig": "configuration_metis_home",
-    "MetisHomeForConditionalGeneration": "modeling_metis_home",
-    "MetisHomeModel": "modeling_metis_home",
-    "MetisHomePreTrainedModel": "modeling_metis_home",
-    "MetisHomeTextModel": "modeling_metis_home",
-}
-__all__ = list(_EXPORTS)
+from .._lazy import lazy_exports
+
+
+_load, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "configuration_metis_home": ["MetisHomeConfig", "MetisHomeTextConfig"],
+        "modeling_metis_home": [
+            "MetisHomeForConditionalGeneration", "MetisHomeModel", "MetisHomePreTrainedModel", "MetisHomeTextModel",
+        ],
+    },
+)  # fmt: skip
 
 
 def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
+    found = _load(name)
     _register()
-    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
-
-
-def __dir__():
-    return __all__
+    return found
 
 
 def _register():
