@@ -176,7 +176,7 @@ def test_router_alone_decides_as_the_model(tmp_path, trained):
     shared = hybrid_of(trained).config.text_config.router_layer
     assert len(router.language_model.layers) == shared
     assert not any("thinking" in name or "lm_head" in name for name in stored(tmp_path / "router"))
-    with pytest.raises(ValueError, match="holds a router alone"):
+    with pytest.raises(ValueError, match="is only a router"):
         router(**text_inputs(), thinking=True)
 
 

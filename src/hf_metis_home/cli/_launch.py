@@ -39,7 +39,7 @@ def launch(verb: str, argv: list[str], arguments, use_cpu: bool) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     config = None if arguments.accelerate_config is None else config_file(arguments.accelerate_config)
-    settings = {} if config is None else read_yaml(config)
+    settings = {} if config is None else read_yaml(config, "accelerate_config")
     count = arguments.num_processes or settings.get("num_processes", 1)
     gpus = torch.cuda.device_count()
     use_cpu = use_cpu or settings.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU") or not gpus

@@ -39,7 +39,7 @@ class ServeArguments:
     router_timeout: float = flag("seconds a request waits for the router", 10.0)
     image_hosts: list[str] | None = flag("hosts with private addresses that images may come from", None)
     start_seconds: float = flag("seconds the engine may take to start", 900.0)
-    engine_args: str | None = flag("more flags for the engine, quoted: --engine_args='--dtype bfloat16'", None)
+    engine_args: str | None = flag("flags for the engine: --engine_args='--dtype bfloat16'", None)
 
 
 @verb

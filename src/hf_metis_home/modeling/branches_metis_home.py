@@ -1,9 +1,9 @@
 """
-The two branches of a decoder layer, in both kinds. This file travels to the Hub beside the weights.
+Decoder layers with two branches, of both kinds. Ships to the Hub with the weights.
 
-`branch_kind="ffn"`: two full feed-forward networks. `branch_kind="lora"`: one network for both, and per branch a
-low-rank change of each of the projections that `branch_projections` names (Hu et al. 2021, arXiv 2106.09685).
-Nothing is kept on a module between calls: the decision is an argument.
+`branch_kind="ffn"`: two full feed-forward networks. `branch_kind="lora"`: one network for both, and per branch a LoRA
+delta on each projection in `branch_projections` (Hu et al. 2021, arXiv 2106.09685). Modules keep nothing between calls:
+the decision is an argument.
 """
 
 from collections.abc import Callable
@@ -33,11 +33,11 @@ def run_branch(
     branch: bool | torch.Tensor | BranchRows,
 ) -> torch.Tensor:
     """
-    What each row's branch makes of it.
+    Run each row through its branch.
 
     Args:
         thinking, non_thinking (`Callable`):
-            Takes `(rows, seq_len, ...)`; None where `only_branch` names the other.
+            Takes `(rows, seq_len, ...)`; None if only the other one is loaded.
         hidden_states (`torch.Tensor` of shape `(batch_size, seq_len, ...)`):
             Their input.
         branch (`bool`, `torch.BoolTensor` of shape `(batch_size,)` or `BranchRows`):
@@ -48,9 +48,8 @@ def run_branch(
         return thinking(hidden_states) if branch else non_thinking(hidden_states)
     if isinstance(branch, torch.Tensor):
         return torch.where(branch[:, None, None], thinking(hidden_states), non_thinking(hidden_states))
-    # Thinking first, whatever the rows: a sharded run (ZeRO-3) gathers parameters in the order in which they are used,
-    # and waits for ever, or mixes them up, where ranks use them in another. The sum over no rows is 0, and gives the
-    # idle branch the zero gradient that it needs.
+    # Thinking first, whatever the rows: a sharded run (ZeRO-3) gathers parameters in the order of their use, and hangs
+    # or mixes them up if ranks differ in that order. The sum over no rows is 0: a zero gradient for the idle branch.
     if branch.thinking.shape[0] == 0:
         return thinking(hidden_states[:0]).sum() + non_thinking(hidden_states)
     if branch.non_thinking.shape[0] == 0:
@@ -59,7 +58,7 @@ def run_branch(
         thinking(hidden_states.index_select(0, branch.thinking)),
         non_thinking(hidden_states.index_select(0, branch.non_thinking)),
     ]
-    # Each written once, in its place: a buffer between costs a CPU more than the copies.
+    # Each written once, in its place: on a CPU, an intermediate buffer costs more than the copies.
     output = outputs[0].new_empty(hidden_states.shape[0], *outputs[0].shape[1:])
     for rows, values in zip(branch, outputs, strict=True):
         output.index_copy_(0, rows, values)
@@ -67,7 +66,7 @@ def run_branch(
 
 
 class MetisHomeBranches(nn.Module):
-    """The two feed-forward branches of a decoder layer, each a plain `Qwen2MLP`; one where `only_branch` names it."""
+    """The feed-forward branches of a decoder layer, each a plain `Qwen2MLP`: both, or the one in `only_branch`."""
 
     def __init__(self, config: MetisHomeTextConfig):
         super().__init__()
@@ -81,7 +80,7 @@ class MetisHomeBranches(nn.Module):
 
 
 class MetisHomeZeroLinear(nn.Linear):
-    """A linear layer that starts at zero: the router's scores, and the second half of a low-rank change."""
+    """A linear layer that starts at zero: the router's scores, and `lora_B`."""
 
     def reset_parameters(self):
         nn.init.zeros_(self.weight)
@@ -90,7 +89,7 @@ class MetisHomeZeroLinear(nn.Linear):
 
 
 class MetisHomeLowRank(nn.Module):
-    """A low-rank change of a linear layer, `scaling * lora_B(lora_A(x))`: zero until it is trained."""
+    """The LoRA delta of a linear layer, `scaling * lora_B(lora_A(x))`: zero until it is trained."""
 
     def __init__(self, linear: nn.Linear, config: MetisHomeTextConfig):
         super().__init__()
@@ -103,7 +102,7 @@ class MetisHomeLowRank(nn.Module):
 
 
 class _LowRankBranches:
-    """For modules with projections: a child per branch with a low-rank change of each projection that has one."""
+    """For modules with projections: one child per branch with the deltas of its projections."""
 
     def _add_branches(self, config: MetisHomeTextConfig):
         names = [name for name in config.branch_projections if hasattr(self, name)]
@@ -112,7 +111,7 @@ class _LowRankBranches:
             setattr(self, branch, nn.ModuleDict(changes))
 
     def _project(self, name: str, hidden_states: torch.Tensor, branch: bool | torch.Tensor | BranchRows):
-        """The projection `name` with the change that the branch makes to it."""
+        """The projection `name` plus the delta of the branch."""
         output = getattr(self, name)(hidden_states)
         changes = [getattr(self, branch_name, {}) for branch_name in BRANCHES]
         if not any(name in change for change in changes):
@@ -122,7 +121,7 @@ class _LowRankBranches:
 
 
 class MetisHomeLowRankMLP(_LowRankBranches, dense.Qwen2MLP):
-    """One feed-forward network with a low-rank change of its projections per branch."""
+    """One feed-forward network with LoRA deltas per branch."""
 
     def __init__(self, config: MetisHomeTextConfig):
         super().__init__(config)
@@ -136,9 +135,9 @@ class MetisHomeLowRankMLP(_LowRankBranches, dense.Qwen2MLP):
 
 class MetisHomeLowRankAttention(_LowRankBranches, dense.Qwen2_5_VLAttention):
     """
-    The parent's attention with a low-rank change of its projections per branch.
+    The parent's attention with LoRA deltas per branch.
 
-    Restated, because the parent calls its projections with no room for the branch.
+    Restated, because the parent leaves no way to pass the branch to its projections.
     """
 
     def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
@@ -183,7 +182,7 @@ class MetisHomeLowRankAttention(_LowRankBranches, dense.Qwen2_5_VLAttention):
 
 
 class MetisHomeDecoderLayer(dense.Qwen2_5_VLDecoderLayer):
-    """Qwen2.5-VL's decoder layer with two branches in its feed-forward network, of either kind, and its attention."""
+    """Qwen2.5-VL's decoder layer with branches in its feed-forward network, and in attention with LoRA deltas."""
 
     def __init__(self, config: MetisHomeTextConfig, layer_idx: int):
         super().__init__(config, layer_idx)

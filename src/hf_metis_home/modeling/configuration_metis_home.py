@@ -1,4 +1,4 @@
-"""Configuration of a Metis-HOME model. This file travels to the Hub beside the weights (`trust_remote_code`)."""
+"""Configuration of a Metis-HOME model. Ships to the Hub with the weights (`trust_remote_code`)."""
 
 from collections.abc import Iterable
 
@@ -28,7 +28,7 @@ def tensor_parallel_plan(shared_ffn: bool, branches: Iterable[str], deltas: Iter
         shared_ffn (`bool`):
             Whether any layer has a feed-forward network outside its branches.
         branches (`Iterable[str]`):
-            The branches that are loaded; none of a router alone.
+            The branches that are loaded; none in a router-only model.
         deltas (`Iterable[str]`, *optional*):
             The projections with a LoRA delta per branch. None where a branch is a feed-forward network of its own.
     """
@@ -55,21 +55,21 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
 
     Args:
         branch_kind (`str`, *optional*, defaults to `"ffn"`):
-            What a branch is made of. `"ffn"`: two full feed-forward networks in every two-branch layer. `"lora"`: one
-            network for both, and per branch a low-rank change of its projections.
+            What a branch is. `"ffn"`: two full feed-forward networks in every two-branch layer. `"lora"`: one network
+            for both, and LoRA deltas per branch.
         branch_rank (`int`, *optional*, defaults to 16):
-            Rank of the changes of the `"lora"` kind.
+            Rank of the LoRA deltas.
         branch_alpha (`float`, *optional*, defaults to 32.0):
-            The changes of the `"lora"` kind are multiplied by `branch_alpha / branch_rank`.
+            LoRA deltas are scaled by `branch_alpha / branch_rank`.
         branch_projections (`list[str]`, *optional*, defaults to `["gate_proj", "up_proj", "down_proj"]`):
-            What the `"lora"` kind changes in every two-branch layer: any of these, and of `"q_proj"`, `"k_proj"`,
-            `"v_proj"`, `"o_proj"`. A skill that needs attention is learnt badly by feed-forward networks alone.
+            Projections with LoRA deltas in every two-branch layer: any of these and of `"q_proj"`, `"k_proj"`,
+            `"v_proj"`, `"o_proj"`. Skills that need attention are hard to learn without deltas there.
         router_layer (`int`, *optional*, defaults to 1):
             Depth `k` of the router, `0 <= k <= num_hidden_layers`. The first `k` decoder layers keep one shared
             feed-forward network and the router reads the hidden states after them; `0` reads the input embeddings
             (text and projected vision features). The paper splits every layer (`0`) and does not say what its router
             reads; the default is our choice, from the measurement in `docs/experiments.md`. With
-            `k == num_hidden_layers` there is no branch: the model is a router alone, which can `route()` and no more.
+            `k == num_hidden_layers` there is no branch: the model is only a router, for `route()` and `decide()`.
         router_pooling (`str`, *optional*, defaults to `"attention"`):
             How the prompt's hidden states become one vector. `"mean"`: the mean over all tokens; `"modality_mean"`:
             one mean over text tokens and one over vision tokens, side by side; `"attention"`: four learned queries
@@ -113,7 +113,7 @@ class MetisHomeTextConfig(Qwen2_5_VLTextConfig):
             errors.append(
                 f"`router_layer` is {self.router_layer}, but must be at least 0 and below the number of decoder "
                 f"layers ({self.num_hidden_layers}), so that at least one layer has two branches; equal to it, the "
-                "model is a router alone."
+                "model is only a router."
             )
         if self.router_pooling not in ROUTER_POOLINGS:
             errors.append(f"`router_pooling` is {self.router_pooling!r}, but must be one of {list(ROUTER_POOLINGS)}.")
@@ -138,9 +138,9 @@ class MetisHomeConfig(Qwen2_5_VLConfig):
             How `thinking_threshold` was chosen, as `metis-home calibrate` writes it: target, value, held-out figures,
             hashes of outcomes and weights. Nothing in the model reads it; training drops it. None: not calibrated.
         only_branch (`str`, *optional*):
-            `"thinking"` or `"non_thinking"`: build, and load, that branch alone, in the memory of the dense model, as
-            in `from_pretrained(folder, only_branch="thinking")`. It then answers every query; the router can still be
-            asked with `route()`. None: both.
+            `"thinking"` or `"non_thinking"`: build and load only that branch, in the memory of the dense model, as in
+            `from_pretrained(folder, only_branch="thinking")`. It then answers every query; `route()` still works. None:
+            both.
         answer_format (`dict`, *optional*):
             The tags that the model writes: `{"thinking_tags": [open, close], "answer_tags": [open, close]}`, where
             `answer_tags` is None for plain text after the thought. Read with `AnswerFormat.of(config)`. None: the
@@ -222,7 +222,7 @@ def check_only_branch(only_branch: str | None) -> str | None:
     """`only_branch`, if it is known. `from_pretrained` sets fields after the configuration's own checks."""
     if only_branch not in (None, *BRANCHES):
         raise ValueError(
-            f"`only_branch` is {only_branch!r}, but must be 'thinking' or 'non_thinking', to load that branch alone, "
+            f"`only_branch` is {only_branch!r}, but must be 'thinking' or 'non_thinking', to load only that branch, "
             "or None for both."
         )
     return only_branch

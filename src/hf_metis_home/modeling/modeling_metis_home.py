@@ -4,8 +4,8 @@ feed-forward branches, *thinking* and *non_thinking*, and a router sends each qu
 
 This file ships to the Hub with the weights, so it imports only torch, transformers and its sibling files. Attention,
 vision tower, embeddings, norms, head, positions and caches are the parent's. Restated here, because the parent leaves
-no room for the branch: the decoder layer, and the forwards through which a decision travels. Modules keep nothing
-between calls: a decision lives in the arguments of the call it was made for.
+no room for the branch: the decoder layer, and the text model's forward. Modules keep nothing between calls: a decision
+lives in the arguments of the call it was made for.
 """
 
 import inspect
@@ -90,7 +90,7 @@ class MetisHomeRouting(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, 2)`):
             Router scores in fp32, column 1 = thinking.
         thinking_probability (`torch.FloatTensor` of shape `(batch_size,)`):
-            Probability that the query is one for the thinking branch.
+            Probability that the query needs the thinking branch.
         thinking (`torch.LongTensor` of shape `(batch_size,)`):
             The decision: 1 where the probability reaches the threshold.
     """
@@ -101,13 +101,13 @@ class MetisHomeRouting(ModelOutput):
 
 
 class MetisHomePreTrainedModel(dense.Qwen2_5_VLPreTrainedModel):
-    """What the models here share: layers that devices do not split, and a router that stays in fp32."""
+    """What the models share: layers that are not split over devices, and a router that stays in fp32."""
 
     config: MetisHomeConfig
     _no_split_modules = ["MetisHomeDecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
     # A route is a threshold on a probability: rounding it to bf16 would move decisions.
     _keep_in_fp32_modules_strict = ["router"]
-    # What quantisers skip, who match names from their start: from each of the three models that hold a router.
+    # Quantisers skip these. They match names from their start, so one per model class that contains a router.
     _keep_in_fp32_modules = ["model.language_model.router", "language_model.router", "router"]
 
     @torch.no_grad()
@@ -155,7 +155,8 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLTextModel):
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
-        routing: Routing | None = None,
+        *,
+        routing: Routing,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -241,7 +242,9 @@ class MetisHomeTextModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLTextModel):
         if routing.branch_logits is not None:
             probability = routing.branch_logits.detach().softmax(dim=-1)[:, 1]
             routed = is_thinking(probability, routing.threshold).long()
-            thinking = routed if thinking is None else torch.where(thinking < 0, routed, thinking)
+            # A device map may have put the language model elsewhere than the inputs.
+            thinking = routed if thinking is None else thinking.to(routed.device)
+            thinking = torch.where(thinking < 0, routed, thinking)
         thinking = thinking.bool()
         if torch.compiler.is_compiling():
             return thinking  # how many rows take a branch is data, so a traced graph runs both on every row
@@ -347,7 +350,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLModel):
     @torch.no_grad()
     def route(self, *, thinking_threshold: float | None = None, **inputs) -> MetisHomeRouting:
         """
-        The router's decision for prompts, without answering them.
+        The router's decision for each prompt, without answering.
 
         Runs the vision tower, the embeddings, the `router_layer` shared decoder layers and the router.
 
@@ -368,13 +371,7 @@ class MetisHomeModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLModel):
         return MetisHomeRouting(logits, probability, is_thinking(probability, thinking_threshold).long())
 
     @torch.no_grad()
-    def decide(
-        self,
-        *,
-        thinking: bool | list[bool | None] | torch.Tensor | None = None,
-        thinking_threshold: float | None = None,
-        **inputs,
-    ) -> MetisHomeDecision:
+    def decide(self, *, thinking=None, thinking_threshold: float | None = None, **inputs) -> MetisHomeDecision:
         """
         Which branch `generate` would answer each prompt with, and why, without answering.
 
@@ -410,7 +407,9 @@ class MetisHomeModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLModel):
         return decide(self, inputs, thinking, thinking_threshold)
 
     def only_loaded_branch(self, thinking: bool | torch.Tensor | None) -> bool | torch.Tensor | None:
-        """What `check_thinking` gave; where a single branch is loaded that branch, and an error for the other."""
+        """
+        What `check_thinking` returned, or the only branch that is loaded. An error where the other one is asked for.
+        """
         only = self.config.only_branch
         if only is None:
             return thinking
@@ -430,14 +429,14 @@ class MetisHomeModel(MetisHomePreTrainedModel, dense.Qwen2_5_VLModel):
     def token_types(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """
         Token types as the processor gives them (0 text, 1 image, 2 video), of shape `(batch_size, seq_len)`. Without
-        them the parent would number image tokens like text, without a word.
+        them the parent silently numbers image tokens like text.
         """
         return (input_ids == self.config.image_token_id).long() + 2 * (input_ids == self.config.video_token_id).long()
 
     def _no_image(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """
-        Zero, by way of the vision tower. Where the model is sharded, every process has to run every module: one whose
-        rows have no images would leave the others waiting in the vision tower.
+        Zero, computed by the vision tower. In a sharded model every process has to run every module: a process without
+        images would leave the others waiting in the vision tower.
         """
         vision = self.visual.config
         side = vision.spatial_merge_size
@@ -506,8 +505,7 @@ class MetisHomeForConditionalGeneration(
                 `branch_logits` is returned, when this is given or a row is undecided.
 
         Returns:
-            [`MetisHomeCausalLMOutputWithPast`]: `loss` is the language model's loss alone; the router's belongs to the
-            trainer.
+            [`MetisHomeCausalLMOutputWithPast`]: `loss` is only the language model's; the trainer adds the router's.
 
         Raises:
             ValueError: `thinking` of a wrong length, type or value, a threshold outside [0, 1], a `prompt_mask` of
