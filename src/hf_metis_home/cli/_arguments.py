@@ -122,7 +122,7 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
     for name, field in fields.items():
         if name in values:
             try:
-                values[name] = _converted(values[name], types_of[name])
+                values[name] = converted(values[name], types_of[name])
             except ValueError as error:
                 errors.append(f"`--{name}` is {values[name]!r}, but {error}.")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -197,7 +197,7 @@ def _alternatives(kind: Any) -> list:
     return [member for member in plain if member is not types.NoneType]
 
 
-def _converted(value: Any, kind: Any):
+def converted(value: Any, kind: Any):
     """`value`, text from the command line or a value from YAML, as `kind`."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError  # not needed for `--help`
 

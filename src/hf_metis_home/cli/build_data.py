@@ -1,7 +1,7 @@
 """
 Build Stage-SFT rows from what a model always, sometimes and never gets right.
 
-With a model in this process; general prompts are answered by their solutions:
+With a model in this process; the solutions of general prompts become direct answers:
 
     metis-home build-data --model_name_or_path runs/stage-rl --dataset prompts.jsonl --general_dataset general.jsonl \\
         --output_dir runs/stage-sft-data
@@ -41,13 +41,14 @@ class BuildDataArguments(ModelArguments):
     batch_size: PositiveInt = flag("prompts per batch, without --endpoint", 4)
     endpoint: str | None = flag("OpenAI-compatible server, e.g. http://localhost:8000/v1", None)
     concurrency: PositiveInt = flag("parallel requests to either endpoint", 16)
-    request_timeout: PositiveFloat = flag("seconds to wait for an endpoint's answer", 600.0)
+    request_timeout: PositiveFloat = flag("seconds an endpoint may be silent", 600.0)
     api_key_env: str = flag("environment variable with the API key of --endpoint", "OPENAI_API_KEY")
     expert_endpoint: str | None = flag("server with a stronger model, for prompts that are never solved", None)
     expert_model: str | None = flag("the model's name at --expert_endpoint", None)
     expert_api_key_env: str = flag("environment variable with the API key of --expert_endpoint", "EXPERT_API_KEY")
     always_right: Literal["drop", "non_thinking"] = flag(
-        "what to do with prompts that are always solved: drop them, or keep them with direct answers", "drop"
+        "what to do with prompts that are always answered correctly: drop them, or keep them with direct answers",
+        "drop",
     )
     other_mode_share: float = flag("share of each task's rows to write in the other mode", 0.1)
     seed: int = flag("seed of sampling and selection", 0)
@@ -57,16 +58,13 @@ class BuildDataArguments(ModelArguments):
 def main(arguments: BuildDataArguments) -> None:
     """Run `metis-home build-data`."""
     require_extra("train", "datasets", "math_verify")
-    errors = []
     if arguments.endpoint is not None and arguments.model_revision is not None:
-        errors.append(
+        raise UsageError(
             f"`--model_revision` is {arguments.model_revision!r}, but the server at `--endpoint` has loaded its own. "
             "Remove one of the two."
         )
     if (arguments.expert_endpoint is None) != (arguments.expert_model is None):
-        errors.append("`--expert_endpoint` and `--expert_model` belong together. Give both or neither.")
-    if errors:
-        raise UsageError("\n".join(errors))
+        raise UsageError("`--expert_endpoint` and `--expert_model` belong together. Give both or neither.")
     from datasets import disable_progress_bars
 
     from .._folders import check_output_dir
@@ -78,17 +76,15 @@ def main(arguments: BuildDataArguments) -> None:
         disable_progress_bars()
     names = ("temperature", "top_p", "max_new_tokens", "seed", "system_prompt")
     sampling: dict = {name: getattr(arguments, name) for name in names}
-    server: dict = {"concurrency": arguments.concurrency, "timeout": arguments.request_timeout, **sampling}
-    expert = model = general = None
-    if arguments.expert_endpoint is not None:
-        key = arguments.expert_api_key_env
-        expert = EndpointRollouts(arguments.expert_endpoint, arguments.expert_model, api_key_env=key, **server)
-    if arguments.endpoint is not None:
-        key = arguments.api_key_env
-        model = EndpointRollouts(arguments.endpoint, arguments.model_name_or_path, api_key_env=key, **server)
+    requests: dict = {"concurrency": arguments.concurrency, "timeout": arguments.request_timeout, **sampling}
+
+    def server(url: str | None, model: str | None, key: str):
+        return None if url is None else EndpointRollouts(url, model, api_key_env=key, **requests)
+
+    expert = server(arguments.expert_endpoint, arguments.expert_model, arguments.expert_api_key_env)
+    model = server(arguments.endpoint, arguments.model_name_or_path, arguments.api_key_env)
     reasoning = _prompts(arguments.dataset, arguments.dataset_split, "dataset", arguments.limit)
-    if arguments.general_dataset is not None:
-        general = _prompts(arguments.general_dataset, arguments.general_split, "general_dataset")
+    general = _prompts(arguments.general_dataset, arguments.general_split, "general_dataset")
     report = build_data(
         reasoning,
         model or _local_model(arguments, sampling),
@@ -111,10 +107,12 @@ def main(arguments: BuildDataArguments) -> None:
     )
 
 
-def _prompts(name: str, split: str, where: str, limit: int | None = None):
+def _prompts(name: str | None, split: str, where: str, limit: int | None = None):
     from ..data.loading import load_rows
     from ..data.prompt_sets import PromptSet
 
+    if name is None:
+        return None
     return PromptSet(load_rows(name, split, where, limit=limit), where)
 
 

@@ -1,5 +1,5 @@
 """
-Serve a two-branch model: one name, one dial, and a header that says which branch answered.
+Serve a two-branch model: one name, one threshold, and a header that says which branch answered.
 
 With `transformers serve` as the engine, from the model's folder:
 
@@ -70,11 +70,10 @@ def main(arguments: ServeArguments) -> None:
     model, threshold = launch.hybrid_folder(arguments.model_name_or_path)
     if problem := calibration_problem(model):
         print(f"warning: {problem}", file=sys.stderr)
-    name = arguments.served_model_name or model.name
     transformers = arguments.engine == "transformers"
     # Settings are checked before anything is written.
     settings: dict = {
-        "model_name": name,
+        "model_name": arguments.served_model_name or model.name,
         # The model's, and not that of an export, which may be older than the last calibration.
         "thinking_threshold": threshold if arguments.thinking_threshold is None else arguments.thinking_threshold,
         "fallback": arguments.fallback,
@@ -87,13 +86,12 @@ def main(arguments: ServeArguments) -> None:
     ServingSettings(router="", **settings)
     folder = Path(arguments.export_dir).resolve() / f"{model.name}-{'router' if transformers else 'vllm'}"
     folder = launch.exported(model, folder, "router" if transformers else "vllm")
-    router = folder if transformers else folder / ROUTER
     serve = launch.serve_transformers if transformers else launch.serve_vllm
+    served, router = (model, folder) if transformers else (folder, folder / ROUTER)
+    checked = ServingSettings(router=str(router), **settings)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with the engine
     try:
-        final = ServingSettings(router=str(router), **settings)
-        address = arguments.host, arguments.port
-        serve(model if transformers else folder, final, *address, engine_args, arguments.start_seconds)
+        serve(served, checked, arguments.host, arguments.port, engine_args, arguments.start_seconds)
     finally:
         signal.signal(signal.SIGTERM, before)
 
