@@ -11,6 +11,7 @@ import subprocess
 import pytest
 from PIL import Image
 
+from hf_metis_home.evaluation.outcomes_folder import read_outcomes_folder
 from hf_metis_home.reports.report import report_command, write_report
 from hf_metis_home.reports.wrong_routes import IMAGE_SIDE, LONGEST_TEXT, SAMPLES
 from tests.demo.test_report import LOADING, NASTY, Page
@@ -259,3 +260,13 @@ def test_browser_draws_it_light_and_dark(report, tmp_path):
             corners[scheme] = image.convert("L").getpixel((2, 2))
             assert len(image.convert("RGB").getcolors(1 << 24)) > 100  # text and plots, not a blank page
     assert corners["dark"] < 50 and corners["light"] > 200
+
+
+def test_a_table_in_memory_is_not_read_again(tmp_path, monkeypatch):
+    """What `metis-home eval` has in hand gives the same results as its folder."""
+    folder = write_folder(tmp_path / "outcomes", ROWS)
+    answered = read_outcomes_folder(folder)
+    expected = write_report(folder, tmp_path / "read")
+    reader = "hf_metis_home.reports.report.read_outcomes_folder"
+    monkeypatch.setattr(reader, lambda *arguments: pytest.fail("read again"))
+    assert write_report(answered, tmp_path / "in-memory", command="metis-home report") == expected

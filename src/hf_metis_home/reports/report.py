@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..evaluation.metrics import answer_format_of, evaluate_outcomes
-from ..evaluation.outcomes_folder import read_outcomes_folder
+from ..evaluation.outcomes_folder import OutcomesFolder, read_outcomes_folder
 from ..evaluation.policies import policies_of
 from .figures import MARKERS, pareto_figure, reliability_rows, svg_uri, thinking_ratio_rows, write_plots
 from .hub_results import eval_results, model_index, write_eval_results
@@ -28,7 +28,7 @@ REASONS = 30
 
 
 def write_report(
-    outcomes: str | Path,
+    outcomes: str | Path | OutcomesFolder,
     output_dir: str | Path,
     *,
     threshold: float | None = None,
@@ -39,9 +39,10 @@ def write_report(
     Write the report of an evaluation.
 
     Args:
-        outcomes (`str` or `Path`):
+        outcomes (`str`, `Path` or [`~evaluation.outcomes_folder.OutcomesFolder`]):
             Folder that `metis-home eval` wrote, or just the file that [`~evaluation.outcomes.write_outcomes`] wrote.
-            `run.json` and `questions.parquet` next to it are optional.
+            `run.json` and `questions.parquet` next to it are optional. With an `OutcomesFolder`, whose table is in
+            memory already, neither the outcomes nor `run.json` are read.
         output_dir (`str` or `Path`):
             Folder that gets `report.html`, `results.json`, `model_index.json`, `plots/` and, for tasks that `run.json`
             says come from a dataset on the Hub, `.eval_results/`. Files with these names are replaced.
@@ -68,7 +69,10 @@ def write_report(
     >>> write_report("runs/outcomes", "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
     ```
     """
-    evaluation = read_outcomes_folder(outcomes)
+    if isinstance(outcomes, OutcomesFolder):
+        evaluation, outcomes = outcomes, outcomes.path
+    else:
+        evaluation = read_outcomes_folder(outcomes)
     others = {name: read_outcomes_folder(path, "baselines").outcomes for name, path in (baselines or {}).items()}
     run = evaluation.run
     given, threshold_source = threshold, "as requested"
