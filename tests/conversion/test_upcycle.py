@@ -57,7 +57,7 @@ def test_folder_equals_dense(tmp_path, dense_folder, layout, router_layer):
     assert output == tmp_path / "hybrid"
     dense = Qwen2_5_VLForConditionalGeneration.from_pretrained(dense_folder).eval()
     hybrid = AutoModelForImageTextToText.from_pretrained(output).eval()
-    assert hybrid.config.text_config.router_layer == router_layer
+    assert hybrid.config.router_layer == router_layer
     with torch.no_grad():
         expected = dense(**text_inputs()).logits
         for thinking in (True, False, None):

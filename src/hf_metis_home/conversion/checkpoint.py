@@ -320,16 +320,11 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         if config.model_type == DENSE:
             model = Qwen2_5_VLForConditionalGeneration(config)
-        elif is_router_only(config):
+        elif config.is_router_only:
             model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router has no head
         else:
             model = MetisHomeForConditionalGeneration(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def is_router_only(config: PreTrainedConfig) -> bool:
-    """Whether a two-branch configuration is that of a router export: no layer is left for branches."""
-    return config.text_config.router_layer == config.text_config.num_hidden_layers
 
 
 def some(items: list[str]) -> str:

@@ -36,14 +36,11 @@ def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
     fields = dense_config.to_dict()
     for name in ("model_type", "architectures", "auto_map", "transformers_version"):
         fields.pop(name, None)
-    fields["text_config"] = {**fields["text_config"], **options}
-    fields["text_config"].pop("model_type", None)
-    config = MetisHomeConfig(**fields)
-    text = config.text_config
-    if text.router_layer == text.num_hidden_layers:
-        raise ValueError(f"`router_layer` is {text.router_layer}, which leaves no layer for the branches. Lower it.")
+    config = MetisHomeConfig(**fields, **options)
+    if config.is_router_only:
+        raise ValueError(f"`router_layer` is {config.router_layer}, which leaves no layer for the branches. Lower it.")
     unused = sorted(options.keys() & {"branch_rank", "branch_alpha", "branch_projections"})
-    if unused and text.branch_kind == "ffn":
+    if unused and config.branch_kind == "ffn":
         raise ValueError(f"{unused} have no effect with `branch_kind='ffn'`. Drop them, or choose 'lora'.")
     return config
 
@@ -71,30 +68,30 @@ def hybrid_tensors(
     Raises:
         ValueError: sources that do not fit each other or the options.
     """
-    text, adapters = config.text_config, adapters or {}
+    adapters = adapters or {}
     dense = sources["dense_model"]
-    _check_sources(sources, adapters, text.branch_kind, shared_from)
+    _check_sources(sources, adapters, config.branch_kind, shared_from)
     for branch, adapter in adapters.items():
-        check_adapter(adapter, f"{branch}_adapter", dense, text)
+        check_adapter(adapter, f"{branch}_adapter", dense, config)
 
     deltas = {branch: adapter.deltas for branch, adapter in adapters.items()}
     tensors = {}
     for name in dense:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if text.branch_kind == "lora" or not is_branch_tensor(name, text.router_layer):
+        if config.branch_kind == "lora" or not is_branch_tensor(name, config.router_layer):
             tensors[name] = _shared(name, sources, shared_from).to(dtype)
             continue
         for branch in BRANCHES:
             source = sources.get(f"{branch}_model", dense)[name]
             source = add_delta(source, deltas.get(branch, {}).get(name.removesuffix(".weight")))
             tensors[name.replace(".mlp.", f".mlp.{branch}.")] = source.to(dtype)
-    if text.branch_kind == "lora":
-        tensors |= low_rank_tensors(dense, text, deltas, dtype, seed)
+    if config.branch_kind == "lora":
+        tensors |= low_rank_tensors(dense, config, deltas, dtype, seed)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        router = MetisHomeRouter(text).state_dict()
+        router = MetisHomeRouter(config).state_dict()
     return tensors | {f"{ROUTER}{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
 
 

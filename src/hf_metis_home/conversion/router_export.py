@@ -18,19 +18,19 @@ def router_config(config: MetisHomeConfig) -> MetisHomeConfig:
     config = copy.deepcopy(config)
     config.calibration = None  # is about answers, which a router does not give
     text = config.text_config
-    text.num_hidden_layers = text.router_layer
-    text.layer_types = text.layer_types[: text.router_layer]
+    text.num_hidden_layers = config.router_layer
+    text.layer_types = text.layer_types[: config.router_layer]
     config.auto_map = {name: value for name, value in config.auto_map.items() if name in ("AutoConfig", "AutoModel")}
     return config
 
 
 def router_tensors(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> dict[str, LazyTensor]:
     """Those tensors of a two-branch model that its router needs."""
-    layers = tuple(f".language_model.layers.{layer}." for layer in range(config.text_config.router_layer))
+    layers = tuple(f".language_model.layers.{layer}." for layer in range(config.router_layer))
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if name != "lm_head.weight"
+        if name not in ("lm_head.weight", "model.language_model.norm.weight")
         and (".language_model.layers." not in name or any(layer in name for layer in layers))
     }
 

@@ -54,7 +54,7 @@ def upcycle(
             Seed of the initial weights of the router and of low-rank branches.
         options:
             `branch_kind`, `branch_rank`, `branch_alpha`, `branch_projections`, `router_layer`, `router_pooling`,
-            `router_hidden_size` of [`MetisHomeTextConfig`].
+            `router_hidden_size` of [`MetisHomeConfigMixin`].
 
     Returns:
         [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. A branch computes what its
@@ -148,7 +148,7 @@ def upcycle_checkpoint(
             The command line, for `upcycle.json`.
         options:
             `branch_kind`, `branch_rank`, `branch_alpha`, `branch_projections`, `router_layer`, `router_pooling`,
-            `router_hidden_size` of [`MetisHomeTextConfig`].
+            `router_hidden_size` of [`MetisHomeConfigMixin`].
 
     Returns:
         `Path`: the folder. Its `upcycle.json` records the arguments, the versions and the SHA-256 of every input.

@@ -7,11 +7,11 @@ without `trust_remote_code`; importing the package alone does not load torch.
 
 _EXPORTS = {
     "MetisHomeConfig": "configuration_metis_home",
-    "MetisHomeTextConfig": "configuration_metis_home",
+    "MetisHomeConfigMixin": "configuration_metis_home",
     "MetisHomeForConditionalGeneration": "modeling_metis_home",
     "MetisHomeModel": "modeling_metis_home",
-    "MetisHomePreTrainedModel": "modeling_metis_home",
-    "MetisHomeTextModel": "modeling_metis_home",
+    "MetisHomeHeadMixin": "mixins_metis_home",
+    "MetisHomeModelMixin": "mixins_metis_home",
 }
 __all__ = list(_EXPORTS)
 
