@@ -110,6 +110,8 @@ def _signature(thing) -> str:
     source = textwrap.dedent(inspect.getsource(thing))
     node = ast.parse(source).body[0]
     lines = source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]
+    while lines[-1].lstrip().startswith("#"):  # a comment before the body
+        lines.pop()
     text = re.sub(r"  # (fmt: skip|type: ignore.*)$", "", "\n".join(lines).rstrip())
     if inspect.isclass(thing) and "__init__" in vars(thing) and not is_dataclass(thing):
         return text + "\n" + textwrap.indent(_signature(thing.__init__), "    ")

@@ -155,7 +155,7 @@ def test_index_that_disagrees(tmp_path, sharded, change):
     edit_index(sharded, change)
     message = refused(tmp_path, sharded)
     assert re.match(
-        f"`model_name_or_path` is {str(sharded)!r}, whose {INDEX} and shards disagree on 1 tensors: "
+        f"`model_name_or_path` is {str(sharded)!r}: its {INDEX} and shards disagree on 1 tensors: "
         r"model\.layers\.\d\.mlp\.up_proj\.weight\. Fetch or save the checkpoint again\.$",
         message,
     ), message
@@ -165,7 +165,7 @@ def test_index_that_disagrees(tmp_path, sharded, change):
 def test_damaged_index(tmp_path, sharded, text):
     (sharded / INDEX).write_text(text)
     message = refused(tmp_path, sharded)
-    assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}, whose {INDEX} is damaged (")
+    assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}: its {INDEX} is damaged (")
     assert message.endswith("Fetch or save the checkpoint again.")
 
 
@@ -181,7 +181,7 @@ def test_two_saves_in_one_folder(tmp_path, sharded, dense):
 def test_damaged_config(tmp_path, sharded, text):
     (sharded / "config.json").write_text(text)
     message = refused(tmp_path, sharded)
-    assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}, whose config.json is damaged (")
+    assert message.startswith(f"`model_name_or_path` is {str(sharded)!r}: its config.json is damaged (")
     assert message.endswith("Fetch or save the checkpoint again.")
 
 
@@ -198,7 +198,7 @@ def test_tensor_in_two_shards(tmp_path, sharded):
 def test_missing_shard_of_another_source(tmp_path, sharded, dense):
     shards(sharded)[1].unlink()
     message = refused(tmp_path, dense, FileNotFoundError, non_thinking_model=sharded)
-    assert message.startswith(f"`non_thinking_model` is {str(sharded)!r}, whose index names missing shards: ")
+    assert message.startswith(f"`non_thinking_model` is {str(sharded)!r}: its index names missing shards: ")
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])

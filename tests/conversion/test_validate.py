@@ -163,7 +163,7 @@ WEIGHTS = ("tensors", "dtypes", "finite values", "head", "calibration")
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ('{"model_type": "llama"}', "whose model_type is 'llama'"),
+        ('{"model_type": "llama"}', "its model_type is 'llama'"),
         ('{"model_type": "metis_home", "thinking_threshold": 2}', "`thinking_threshold` is 2"),
         ('{"model_type": "metis_home", "thinking_threshold": "high"}', "thinking_threshold"),
         (None, "config.json"),

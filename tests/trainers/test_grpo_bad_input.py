@@ -111,7 +111,7 @@ VLLM = {"use_vllm": True, "rollout_branch": "thinking"}
     [
         ({}, {"rollout_branch": "router"}, "`use_vllm=True` cannot choose a branch per completion, which .*'router'"),
         ({}, {}, "`vllm_dense_model` is not given. .* `metis-home export --format dense --branch thinking`"),
-        ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid', whose model_type is 'metis_home', but"),
+        ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid': its model_type is 'metis_home', but"),
         ({}, {"vllm_dense_model": "other"}, "'.*other', whose `num_hidden_layers` is 3, but the model's is 2."),
         ({}, {"vllm_dense_model": "dense", "vllm_mode": "server"}, "has no effect with `vllm_mode='server'`: the serv"),
         ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "has no effect without `use_vllm=True` and a"),

@@ -118,7 +118,7 @@ def open_tensors(folder: Path, argument: str) -> tuple[dict[str, LazyTensor], li
         indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}
         if wrong := sorted(indexed.symmetric_difference(names)):
             raise ValueError(
-                f"`{argument}` is {str(folder)!r}, whose {INDEX} and shards disagree on {len(wrong)} tensors: "
+                f"`{argument}` is {str(folder)!r}: its {INDEX} and shards disagree on {len(wrong)} tensors: "
                 f"{some(wrong)}. {FETCH}"
             )
     return tensors, files, names
@@ -172,15 +172,13 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose config.json is damaged ({error!r}). {FETCH}"
-        ) from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}: its config.json is damaged ({error!r}). {FETCH}") from error
     if found != model_type:
         known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {known[found]}." if found in known else ""
         hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {known[model_type]}.{hint}"
+            f"`{argument}` is {str(folder)!r}: its model_type is {found!r}, but must be {known[model_type]}.{hint}"
         )
     config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
@@ -204,7 +202,7 @@ def weight_files(folder: Path, argument: str) -> list[Path]:
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, whose index names missing shards: {some(missing)}. {FETCH}"
+            f"`{argument}` is {str(folder)!r}: its index names missing shards: {some(missing)}. {FETCH}"
         )
     return [folder / name for name in names]
 
@@ -216,7 +214,7 @@ def _weight_map(folder: Path, argument: str) -> dict[str, str]:
             raise ValueError("its weight_map is empty")
         return weight_map
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`{argument}` is {str(folder)!r}, whose {INDEX} is damaged ({error!r}). {FETCH}") from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}: its {INDEX} is damaged ({error!r}). {FETCH}") from error
 
 
 def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:

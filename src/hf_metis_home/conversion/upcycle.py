@@ -1,6 +1,6 @@
 """
-Upcycling: a dense Qwen2.5-VL becomes a two-branch model whose branches equal their sources (arXiv 2510.20519, section
-on Stage-SFT: both experts start from the RL-trained dense model).
+Upcycling: makes a two-branch model from a dense Qwen2.5-VL, with branches equal to their sources (arXiv 2510.20519:
+both experts start from the RL-trained dense model).
 """
 
 import logging
@@ -179,7 +179,7 @@ def upcycle_checkpoint(
     embeddings = dense.tensors["model.language_model.embed_tokens.weight"]
     if dense.config.tie_word_embeddings and stored_head and not torch.equal(stored_head.read(), embeddings.read()):
         logger.warning(
-            "`model_name_or_path` is %r, whose lm_head.weight differs from its embeddings although its configuration "
+            "`model_name_or_path` is %r: its lm_head.weight differs from its embeddings although its configuration "
             "ties them. transformers ignores it, so it is left out.",
             str(model_name_or_path),
         )

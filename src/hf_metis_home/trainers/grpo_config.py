@@ -151,8 +151,7 @@ class MetisHomeGRPOConfig(RouterTrainingConfig, GRPOConfig):
         errors = []
         if self.token_cost and self.rollout_branch != "router":
             errors.append(
-                f"`token_cost` is {self.token_cost}, but only the router pays it (`rollout_branch='router'`). To "
-                "shorten answers, add a reward such as TRL's `get_soft_overlong_punishment`."
+                f"`token_cost` is {self.token_cost}, but only the router pays it. To shorten answers, use a reward."
             )
         if self.vllm_dense_model is not None and not (self.use_vllm and self.rollout_branch):
             errors.append(

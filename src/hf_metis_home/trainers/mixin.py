@@ -96,8 +96,7 @@ class MetisHomeTrainerMixin(Trainer):
         if again and not self.args.ignore_data_skip:
             raise ValueError(
                 f"The checkpoint of step {self.state.global_step} is from a later pass over the streamed training "
-                "dataset, where the position is lost: rows would come in another order. Load the dataset without "
-                "streaming, or accept that with `ignore_data_skip=True`."
+                "dataset: its position is lost. Load it without streaming, or accept that with `ignore_data_skip=True`."
             )
         return epochs, steps
 

@@ -142,9 +142,8 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
     for branch, identities in kinds.items():
         if branch is not None and len(identities) < 2:
             raise ValueError(
-                f"The {branch} branch is better for {len(identities)} of {len(totals)} questions, but the router needs "
-                "at least two for each branch: one to fit and one to test. Add such questions, change `token_cost`, or "
-                "do without a router (`thinking=True` or `False`)."
+                f"The {branch} branch is better for {len(identities)} of {len(totals)} questions, but fitting needs "
+                "two. Add such questions, change `token_cost`, or do without a router (`thinking=True` or `False`)."
             )
         random.Random(f"{seed} {branch}").shuffle(identities)
         count = round(validation_fraction * len(identities))

@@ -94,13 +94,9 @@ def _check_memory(kept: int, done: int, count: int) -> None:
 
 
 def train_layers(
-    before: list[torch.Tensor],
-    features: torch.Tensor,
-    preferences: Preferences,
-    held_features: torch.Tensor,
-    held_out: Preferences,
-    training: Training,
-) -> tuple[list[torch.Tensor], int]:
+    before: list[torch.Tensor], features: torch.Tensor, preferences: Preferences, held_features: torch.Tensor,
+    held_out: Preferences, training: Training,
+) -> tuple[list[torch.Tensor], int]:  # fmt: skip
     """
     Train copies of the router's two layers on features `[N, F]`.
 

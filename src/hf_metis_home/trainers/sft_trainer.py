@@ -79,9 +79,8 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
         check_rows(train_dataset, eval_dataset, args)
         if kwargs.get("peft_config") is not None and (args.trainable != "all" or args.train_router is not None):
             raise ValueError(
-                f"`trainable` is {args.trainable!r} and `train_router` is {args.train_router}, but with a "
-                "`peft_config` its `target_modules` and `modules_to_save` (for example ['router']) say what trains. "
-                "Leave `trainable` at 'all' and `train_router` at None."
+                f"`trainable` is {args.trainable!r} and `train_router` is {args.train_router}, but with a `peft_config`"
+                " its `target_modules` and `modules_to_save` (such as ['router']) decide. Leave both at their defaults."
             )
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(

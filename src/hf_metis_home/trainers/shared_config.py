@@ -17,7 +17,7 @@ class RouterTrainingConfig:
 
 
 def wrong_choices(args, choices: dict[str, tuple]) -> list[str]:
-    """An error for every field whose value is not among its choices."""
+    """An error for every field with a value outside its choices."""
     return [
         f"`{name}` is {getattr(args, name)!r}, but must be one of {list(allowed)}."
         for name, allowed in choices.items()
