@@ -1,15 +1,14 @@
 """The configuration and the tensors of a two-branch model, from those of its sources; no tensor is read yet."""
 
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 
-from ..modeling import MetisHomeConfig
+from ..modeling import MetisHomeConfigMixin, hybrid_classes
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import MetisHomeRouter
 from .adapters import Adapter, check_adapter
-from .checkpoint import LazyTensor, is_branch_tensor
+from .checkpoint import LazyTensor, branch_name, is_branch_tensor
 from .low_rank import add_delta, low_rank_tensors
-from .router_export import ROUTER
 
 
 SHARED_FROM = ("base", "thinking", "mean")
@@ -28,7 +27,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
+def hybrid_config(dense_config: PreTrainedConfig, **options) -> MetisHomeConfigMixin:
     """The two-branch configuration of a dense one. Raises an error for unknown options."""
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"Unknown options {unknown}; a two-branch model takes {list(OPTIONS)}.")
@@ -36,7 +35,7 @@ def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
     fields = dense_config.to_dict()
     for name in ("model_type", "architectures", "auto_map", "transformers_version"):
         fields.pop(name, None)
-    config = MetisHomeConfig(**fields, **options)
+    config = hybrid_classes(dense_config.model_type)[0](**fields, **options)
     if config.is_router_only:
         raise ValueError(f"`router_layer` is {config.router_layer}, which leaves no layer for the branches. Lower it.")
     unused = sorted(options.keys() & {"branch_rank", "branch_alpha", "branch_projections"})
@@ -47,7 +46,7 @@ def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
 
 def hybrid_tensors(
     sources: dict[str, dict[str, LazyTensor]],
-    config: MetisHomeConfig,
+    config: MetisHomeConfigMixin,
     adapters: dict[str, Adapter] | None = None,
     *,
     shared_from: str = "base",
@@ -85,14 +84,14 @@ def hybrid_tensors(
         for branch in BRANCHES:
             source = sources.get(f"{branch}_model", dense)[name]
             source = add_delta(source, deltas.get(branch, {}).get(name.removesuffix(".weight")))
-            tensors[name.replace(".mlp.", f".mlp.{branch}.")] = source.to(dtype)
+            tensors[branch_name(name, branch)] = source.to(dtype)
     if config.branch_kind == "lora":
         tensors |= low_rank_tensors(dense, config, deltas, dtype, seed)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         router = MetisHomeRouter(config).state_dict()
-    return tensors | {f"{ROUTER}{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
+    return tensors | {f"{config.text_model}router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
 
 
 def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str, shared_from: str) -> None:
@@ -132,12 +131,14 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
         raise ValueError("The sources disagree on tying the head to the embeddings. Use `shared_from='base'`.")
 
 
-def check_configs(configs: dict[str, Qwen2_5_VLConfig]) -> None:
+def check_configs(configs: dict[str, PreTrainedConfig]) -> None:
     """Raise an error if sources compute differently with equal weights, which branches of one model cannot."""
     dense = next(iter(configs.values()))
     for argument, config in configs.items():
         for part, field in ((part, field) for part, fields in CONSTANTS.items() for field in fields):
-            found, needed = getattr(getattr(config, part), field), getattr(getattr(dense, part), field)
+            found, needed = (
+                getattr(getattr(each, part, each.get_text_config()), field, None) for each in (config, dense)
+            )
             if found != needed:
                 raise ValueError(
                     f"`{argument}` has {field}={found!r} in its {part}, but the dense model has {needed!r}."

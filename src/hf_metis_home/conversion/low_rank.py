@@ -39,7 +39,7 @@ def low_rank_modules(config: MetisHomeConfigMixin) -> list[str]:
     """Dense names of the modules that branches of the `"lora"` kind change."""
     parents = {**dict.fromkeys(FFN_PROJECTIONS, "mlp"), **dict.fromkeys(ATTENTION_PROJECTIONS, "self_attn")}
     return [
-        f"model.language_model.layers.{layer}.{parents[projection]}.{projection}"
+        f"{config.text_model}layers.{layer}.{parents[projection]}.{projection}"
         for layer in range(config.router_layer, config.get_text_config().num_hidden_layers)
         for projection in config.branch_projections
     ]
@@ -69,6 +69,8 @@ def low_rank_tensors(
     """`A` and `B` of both branches, from their deltas by branch and module; a module without one starts at zero."""
     tensors, scaling = {}, config.branch_alpha / config.branch_rank
     for module in low_rank_modules(config):
+        if f"{module}.weight" not in dense:
+            continue  # in some backbones not every layer has attention
         for branch in BRANCHES:
             names = delta_names(module, branch)
             if delta := deltas.get(branch, {}).get(module):

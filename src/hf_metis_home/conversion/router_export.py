@@ -10,9 +10,6 @@ from .checkpoint import Checkpoint, LazyTensor
 from .hub_folder import write_hybrid
 
 
-ROUTER = "model.language_model.router."
-
-
 def router_config(config: MetisHomeConfig) -> MetisHomeConfig:
     """The configuration of a two-branch model cut to its shared layers."""
     config = copy.deepcopy(config)
@@ -46,7 +43,7 @@ def load_router(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> Meti
 def stored_router(model: MetisHomeModel) -> dict[str, LazyTensor]:
     """The router's own tensors by their names in a checkpoint."""
     state = model.language_model.router.state_dict()
-    return {f"{ROUTER}{name}": LazyTensor.of(tensor.cpu()) for name, tensor in state.items()}
+    return {f"{model.config.text_model}router.{name}": LazyTensor.of(tensor.cpu()) for name, tensor in state.items()}
 
 
 def write_router(hybrid: Checkpoint, folder: Path) -> None:

@@ -13,9 +13,9 @@ from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForCondition
 
 from .._folders import check_output_dir, staged_folder
 from .._versions import versions
-from ..modeling import MetisHomeForConditionalGeneration
+from ..modeling import BACKBONES, MetisHomeForConditionalGeneration, hybrid_classes
 from .adapters import branch_options, read_adapter
-from .checkpoint import LazyTensor, check_tensors, open_checkpoint, sha256_of
+from .checkpoint import LazyTensor, check_tensors, dense_class, open_checkpoint, sha256_of
 from .hub_folder import local_sources, write_hybrid, write_record
 from .hybrid_tensors import check_configs, hybrid_config, hybrid_tensors
 from .processor import prepare_processor
@@ -78,12 +78,12 @@ def upcycle(
     """
     models = {"dense_model": dense_model, "thinking_model": thinking_model, "non_thinking_model": non_thinking_model}
     models = {argument: model for argument, model in models.items() if model is not None}
-    sources = {}
+    sources, backbone = {}, getattr(getattr(dense_model, "config", None), "model_type", None)
     for argument, model in models.items():
-        if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.config.model_type != "qwen2_5_vl":
-            raise ValueError(
-                f"`{argument}` is a {type(model).__name__}, but must be a dense Qwen2_5_VLForConditionalGeneration."
-            )
+        known = backbone in BACKBONES
+        if not known or not isinstance(model, dense_class(backbone)) or model.config.model_type != backbone:
+            needed = dense_class(backbone).__name__ if known else f"model, one of {list(BACKBONES)}"
+            raise ValueError(f"`{argument}` is a {type(model).__name__}, but must be a dense {needed} with its head.")
         state = model.state_dict()
         check_tensors(state, model.config, argument, f"a {type(model).__name__} in memory")
         sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
@@ -91,7 +91,7 @@ def upcycle(
     tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
     check_configs({argument: model.config for argument, model in models.items()})
     state = {name: tensor.read().clone() for name, tensor in tensors.items()}
-    model, info = MetisHomeForConditionalGeneration.from_pretrained(
+    model, info = hybrid_classes(backbone)[2].from_pretrained(
         None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}

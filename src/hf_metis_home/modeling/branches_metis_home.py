@@ -76,11 +76,12 @@ class MetisHomeBranches(nn.Module):
 
     def __init__(self, ffn: nn.Module, config: MetisHomeConfigMixin):
         super().__init__()
-        for branch in config.loaded_branches:
-            setattr(self, branch, ffn)
-            ffn = copy.deepcopy(ffn)
-            for module in ffn.modules():
-                module._is_hf_initialized = False  # the copy draws weights of its own
+        first, *others = config.loaded_branches
+        setattr(self, first, ffn)
+        for branch in others:
+            setattr(self, branch, copy.deepcopy(ffn))
+            for module in getattr(self, branch).modules():
+                module._is_hf_initialized = False  # it draws weights of its own
 
     def forward(self, hidden_states: torch.Tensor, routing) -> torch.Tensor:
         """`hidden_states` of shape `(batch_size, seq_len, hidden_size)`; `routing` holds the branch."""
@@ -182,6 +183,7 @@ def _become(module: nn.Module, mixin: type, **names: Sequence[str]) -> None:
 
 def add_branches(layers: nn.ModuleList, config: MetisHomeConfigMixin) -> None:
     """Give a language model's decoder layers their branches, in place."""
+    changed: set[str] = set()
     for depth, layer in enumerate(layers):
         branched = []
         if depth >= config.router_layer:
@@ -190,18 +192,23 @@ def add_branches(layers: nn.ModuleList, config: MetisHomeConfigMixin) -> None:
                 setattr(layer, ffn, MetisHomeBranches(getattr(layer, ffn), config))
                 branched = [ffn]
             else:
-                branched = [name for name in ("self_attn", ffn) if _add_deltas(getattr(layer, name, None), config)]
+                deltas = {name: _add_deltas(getattr(layer, name, None), config) for name in ("self_attn", ffn)}
+                branched = [name for name, names in deltas.items() if names]
+                changed.update(*deltas.values())
         _become(layer, MetisHomeLayerMixin, branched=branched)  # all of them: FSDP takes the first class of a name
         layer.decides = depth == config.router_layer
+    missing = sorted(set(config.branch_projections) - changed)
+    if missing and config.branch_kind == "lora" and not config.is_router_only:
+        raise ValueError(f"`branch_projections` names {missing}, which no {type(layers[0]).__name__} has. Drop them.")
 
 
-def _add_deltas(module: nn.Module | None, config: MetisHomeConfigMixin) -> bool:
-    """Add LoRA deltas to those of a module's projections that have them. Returns whether any has."""
+def _add_deltas(module: nn.Module | None, config: MetisHomeConfigMixin) -> list[str]:
+    """Add LoRA deltas to those of `branch_projections` that a module has, and return their names."""
     names = [name for name in config.branch_projections if hasattr(module, name)]
     if not names:
-        return False
+        return names
     for branch in config.loaded_branches:
         deltas = {name: MetisHomeLowRank(getattr(module, name), config) for name in names}
         setattr(module, branch, nn.ModuleDict(deltas))
     _become(module, MetisHomeModuleMixin, projections=names)
-    return True
+    return names

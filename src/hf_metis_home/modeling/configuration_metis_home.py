@@ -155,6 +155,11 @@ class MetisHomeConfigMixin(MixinBase):
         return BRANCHES if self.only_branch is None else (self.only_branch,)
 
     @property
+    def text_model(self) -> str:
+        """Where the language model is in a model with a head, as a prefix of names of tensors."""
+        return "model." if self.get_text_config() is self else "model.language_model."
+
+    @property
     def is_router_only(self) -> bool:
         """Whether no layer is left for branches: a model that can `route()` and `decide()`, but not answer."""
         return self.router_layer == self.get_text_config().num_hidden_layers

@@ -134,7 +134,8 @@ class MetisHomeModelMixin(_Mixin):
         add_branches(text.layers, config)
         text.router = MetisHomeRouter(config)
         if config.is_router_only:
-            text.norm = nn.Identity()  # the router reads what comes before it
+            norm = next(name for name in ("norm", "embedding_norm") if hasattr(text, name))
+            setattr(text, norm, nn.Identity())  # the router reads what comes before it
         if config.only_branch is not None:
             # The checkpoint holds both.
             others = {rf"\.{branch}\." for branch in BRANCHES if branch != config.only_branch}

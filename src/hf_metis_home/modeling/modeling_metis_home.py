@@ -13,7 +13,6 @@ from .mixins_metis_home import MetisHomeHeadMixin, MetisHomeModelMixin
 class MetisHomeModel(MetisHomeModelMixin, Qwen2_5_VLModel):
     """Vision tower, router and two-branch language model without a head: what `AutoModel` gives."""
 
-    config_class = MetisHomeConfig
     config: MetisHomeConfig
 
 
@@ -39,7 +38,6 @@ class MetisHomeForConditionalGeneration(MetisHomeHeadMixin, Qwen2_5_VLForConditi
     ```
     """
 
-    config_class = MetisHomeConfig
     config: MetisHomeConfig
     base_class = MetisHomeModel
 
