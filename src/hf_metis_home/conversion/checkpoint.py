@@ -168,7 +168,7 @@ def model_type_of(model_name_or_path: str | Path) -> str | None:
 
 def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrainedConfig:
     """The configuration in a folder. Raises an error for any architecture but `model_type`."""
-    from ..modeling import MetisHomeConfig
+    from ..modeling import BACKBONES, MetisHomeConfig
 
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -178,6 +178,8 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
         known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {known[found]}." if found in known else ""
         hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
+        if found in BACKBONES and found != DENSE:
+            hint += " Its models become hybrids in memory, with `upcycle()`; its folders cannot be converted yet."
         raise ValueError(
             f"`{argument}` is {str(folder)!r}: its model_type is {found!r}, but must be {known[model_type]}.{hint}"
         )

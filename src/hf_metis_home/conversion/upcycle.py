@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 
 from .._folders import check_output_dir, staged_folder
 from .._versions import versions
-from ..modeling import BACKBONES, MetisHomeForConditionalGeneration, hybrid_classes
+from ..modeling import BACKBONES, hybrid_classes
 from .adapters import branch_options, read_adapter
 from .checkpoint import LazyTensor, check_tensors, dense_class, open_checkpoint, sha256_of
 from .hub_folder import local_sources, write_hybrid, write_record
@@ -28,24 +28,25 @@ logger = logging.getLogger(__name__)
 
 
 def upcycle(
-    dense_model: Qwen2_5_VLForConditionalGeneration,
+    dense_model: PreTrainedModel,
     processor=None,
     *,
-    thinking_model: Qwen2_5_VLForConditionalGeneration | None = None,
-    non_thinking_model: Qwen2_5_VLForConditionalGeneration | None = None,
+    thinking_model: PreTrainedModel | None = None,
+    non_thinking_model: PreTrainedModel | None = None,
     shared_from: Literal["base", "thinking", "mean"] = "base",
     seed: int = 0,
     **options,
-) -> MetisHomeForConditionalGeneration:
+) -> PreTrainedModel:
     """
     Make a two-branch model from a dense model in memory. The result shares no memory with its sources.
 
     Args:
-        dense_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`]):
-            Provides the shared weights, and those of a branch without a source of its own.
+        dense_model ([`~transformers.PreTrainedModel`]):
+            A model with its head, of any type in `hf_metis_home.modeling.BACKBONES`. Provides the shared weights, and
+            those of a branch without a source of its own.
         processor ([`~transformers.Qwen2_5_VLProcessor`], *optional*):
             Changed in place: its chat template gets `enable_thinking`, and the configuration gets its token ids.
-        thinking_model, non_thinking_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`], *optional*):
+        thinking_model, non_thinking_model ([`~transformers.PreTrainedModel`], *optional*):
             Provides the feed-forward weights of that branch (`branch_kind="ffn"`), in the shapes of the dense model.
         shared_from (`str`, *optional*, defaults to `"base"`):
             Source of the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
@@ -57,13 +58,13 @@ def upcycle(
             `router_hidden_size` of [`MetisHomeConfigMixin`].
 
     Returns:
-        [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. A branch computes what its
-        source computes if both have the same shared weights. The router is untrained: every query gets probability
-        0.5.
+        The hybrid of its type, for example [`MetisHomeForConditionalGeneration`], in the source's dtype, the router in
+        fp32. A branch computes what its source computes if both have the same shared weights. The router is untrained:
+        every query gets probability 0.5.
 
     Raises:
-        ValueError: a source is not a dense Qwen2.5-VL, sources have different shapes, an option is unknown or
-            contradicts another.
+        ValueError: a source is not a dense model that can become a hybrid, sources have different shapes, an option
+            is unknown or contradicts another.
 
     Example:
 
