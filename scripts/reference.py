@@ -27,7 +27,7 @@ MORE = {
         "outcomes.collect_outcomes", "outcomes.read_outcomes", "outcomes.write_outcomes", "metrics.evaluate_outcomes",
         "calibration.calibrate_threshold", "calibrated_model.calibrate_model", "generation_callback.GenerationCallback",
     ],
-    "reports": ["report.write_report", "report.write_report_from_folder"],
+    "reports": ["report.write_report"],
     "trainers": ["fit_router.fit_router", "fit_router.RouterFit"],
 }  # fmt: skip
 SECTION = re.compile(r"^(Args|Parameters|Returns|Yields|Raises|Example):$")

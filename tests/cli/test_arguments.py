@@ -72,14 +72,14 @@ def test_switches_and_lists(config):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("quick: 2", "`--quick` is 2, but must be a valid boolean"),
+        ("quick: 2", "`--quick` is 2, but must be true or false"),
         ("parts: {a: b}", "`--parts` is {'a': 'b'}, but must be a valid list"),
     ],
 )
 def test_switches_and_lists_are_not_guessed(config, text, reason):
     with pytest.raises(UsageError, match=reason):
         switches("--config", config(text))
-    with pytest.raises(UsageError, match="`--check` is 'maybe', but must be a valid boolean"):
+    with pytest.raises(UsageError, match="`--check` is 'maybe', but must be true or false\\.$"):
         switches("--check", "maybe")
 
 
@@ -97,10 +97,21 @@ def test_all_errors_at_once(config):
     assert len(message.splitlines()) == 6
 
 
-@pytest.mark.parametrize("value", ["1.5", "true", "null", "x"])
+@pytest.mark.parametrize("value", ["1.5", "1.0", "'1.0'", "true", "null", "x"])
 def test_whole_numbers_are_not_guessed(config, value):
-    with pytest.raises(UsageError, match="`--seed` is .*, but must be a valid integer"):
+    with pytest.raises(UsageError, match="`--seed` is .*, but must be a valid integer\\.$"):
         parse("--output_dir", "x", "--config", config(f"seed: {value}"))
+
+
+@pytest.mark.parametrize("value", ["1.0", "1e3", "true", "none", ""])
+def test_whole_numbers_on_the_command_line(value):
+    with pytest.raises(UsageError, match=f"`--seed` is '{value}', but must be a valid integer\\.$"):
+        parse("--output_dir", "x", "--seed", value)
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null"])
+def test_none_on_the_command_line(word):
+    assert parse("--output_dir", word, "--depth", word) == Arguments(word, depth=None)
 
 
 @pytest.mark.parametrize("value", ["true", "null", "[a]", "{a: b}"])
@@ -131,12 +142,23 @@ def test_broken_yaml(config, text, reason):
 
 
 def test_missing_yaml(tmp_path):
-    with pytest.raises(UsageError, match="`--config` is .*cannot be read as YAML: .*No such file"):
-        parse("--output_dir", "x", "--config", str(tmp_path / "absent.yaml"))
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(UsageError, match="`--config` is .*, which is not a file. Give the path of a YAML file."):
+            parse("--output_dir", "x", "--config", str(path))
 
 
 def test_empty_yaml(config):
     assert parse("--output_dir", "x", "--config", config("")).output_dir == "x"
+
+
+def test_values_of_unknown_flags_are_not_reported_again():
+    with pytest.raises(UsageError) as caught:
+        parse("--output_dir", "x", "--xyz", "1", "--abc=2", "y")
+    assert str(caught.value).splitlines() == [
+        "unknown flag --xyz. See metis-home test --help.",
+        "unknown flag --abc. See metis-home test --help.",
+        "unexpected positional argument 'y'. Every value follows a --flag.",
+    ]
 
 
 def test_an_unknown_flag_far_from_all_others():
@@ -148,12 +170,8 @@ def test_the_environment_of_a_yaml_file(config, monkeypatch):
     monkeypatch.setenv("METIS_HOME_TEST", "before")
     assert parse("--config", config("output_dir: x\nenv: {METIS_HOME_TEST: 7}\n")).output_dir == "x"
     assert os.environ["METIS_HOME_TEST"] == "7"
-    with pytest.raises(UsageError, match="unknown key 'env'"):
+    with pytest.raises(UsageError, match="`env` is 7, but must be `NAME: value` lines"):
         parse("--config", config("output_dir: x\nenv: 7\n"))
-
-
-def test_none_on_the_command_line():
-    assert parse("--output_dir", "none", "--depth", "none") == Arguments("none", 0, 0.1, None, None)
 
 
 @dataclass

@@ -87,7 +87,9 @@ def test_pictures(chat, monkeypatch):
     [
         ("/imagine", "unknown command /imagine. Did you mean /image?"),
         ("/xyzzy", "unknown command /xyzzy. /help lists all commands."),
-        ("/threshold lots", "the threshold is 'lots', but must be a number between 0 and 1."),
+        ("/threshold lots", "the threshold is 'lots', but must be a valid number."),
+        ("/threshold 2", "the threshold is '2', but must be less than or equal to 1."),
+        ("/threshold nan", "the threshold is 'nan', but must be less than or equal to 1."),
         ("/threshold 1.5", "the threshold is '1.5', but must be"),
         ("/threshold nan", "the threshold is 'nan', but must be"),
         ("/threshold", "/threshold needs X: /threshold X"),

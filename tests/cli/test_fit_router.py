@@ -158,7 +158,7 @@ def test_a_threshold_that_is_not_half_is_mentioned(tmp_path, rows, capsys):
     config = json.loads((hybrid / "config.json").read_text())
     (hybrid / "config.json").write_text(json.dumps({**config, "thinking_threshold": 0.3}))
     assert main(command(hybrid, rows, tmp_path / "out", "--steps", "1")) == 0
-    assert "thinking_threshold is 0.3" in capsys.readouterr().out
+    assert "thinking_threshold 0.3;" in capsys.readouterr().out
     assert hybrid_of(tmp_path / "out").config.thinking_threshold == 0.3
 
 
@@ -176,6 +176,7 @@ def test_refusals(tmp_path, hybrid, rows, capsys):
         (command(hybrid, rows, tmp_path / "out", "--outcomes", str(rows)), "has no column 'id'"),
         (command(hybrid, rows, tmp_path / "out", "--token_cost", "1"), "which only applies to `outcomes`"),
         (command(hybrid, rows, tmp_path / "out", "--epochs", "1"), "unknown flag --epochs"),
+        (command(hybrid, rows, tmp_path / "out", "--learning_rate", "nan"), "`--learning_rate` is 'nan', but must be"),
     ]:
         assert main(words) == 2
         assert re.search(message, capsys.readouterr().err)

@@ -10,6 +10,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from hf_metis_home.cli import sft
+from hf_metis_home.cli._arguments import UsageError
 from hf_metis_home.cli._launch import CONFIGS, LAUNCHED, config_file, launch
 
 
@@ -111,3 +112,10 @@ def test_a_file_of_ones_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("num_processes: 1\n")
     assert config_file(str(tmp_path / "mine.yaml")) == str(tmp_path / "mine.yaml")
     assert config_file("fsdp2").endswith("accelerate_configs/fsdp2.yaml")
+
+
+def test_a_broken_file_is_named_by_its_own_flag(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("num_processes: [")
+    with pytest.raises(UsageError, match="`--accelerate_config` is .*cannot be read as YAML"):
+        launch("sft", FLAGS, sft.SFTArguments("m", ["d"], accelerate_config=str(path)), use_cpu=True)

@@ -33,6 +33,11 @@ def test_what_cannot_be_loaded(tmp_path):
         load_model(str(tmp_path / "missing"))
 
 
+def test_an_unknown_dtype(tmp_path, capsys):
+    assert main(["chat", "--model_name_or_path", str(tmp_path), "--dtype", "7"]) == 2
+    assert "`--dtype` is '7', but must be 'auto', 'bfloat16', 'float16' or 'float32'." in capsys.readouterr().err
+
+
 def test_a_revision_of_a_hub_repository(tmp_path, hub, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     model, processor = make_hybrid()

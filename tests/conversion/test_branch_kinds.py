@@ -49,7 +49,7 @@ def test_result_is_a_model_like_any_other(tmp_path, dense):
     change_branch_kind(hybrid, tmp_path / "lora", branch_kind="lora", branch_rank=2)
     export_checkpoint(tmp_path / "lora", tmp_path / "adapter", format="peft", branch="thinking", base_model=dense)
     card = (tmp_path / "lora/README.md").read_text()
-    assert "low-rank change" in card and "State of training" not in card
+    assert "low-rank update" in card and "State of training" not in card
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ WEIGHTS = ("tensors", "dtypes", "finite values", "head", "calibration")
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ('{"model_type": "llama"}', "its model_type is 'llama'"),
+        ('{"model_type": "llama"}', "of model_type 'llama'"),
         ('{"model_type": "metis_home", "thinking_threshold": 2}', "`thinking_threshold` is 2"),
         ('{"model_type": "metis_home", "thinking_threshold": "high"}', "thinking_threshold"),
         (None, "config.json"),
@@ -180,13 +180,13 @@ def test_configuration(folder, text, message):
 def test_missing_shard(sharded, dense):
     check_whole(sharded)
     sorted(sharded.glob("*.safetensors"))[1].unlink()
-    check_defect(sharded, "files", "names missing shards: model-00002", WEIGHTS)
+    check_defect(sharded, "files", "with missing shards: model-00002", WEIGHTS)
     check_defect(sharded, "files", "missing shards", (*WEIGHTS, "dense parity"), dense_model=dense)
 
 
 def test_missing_index(sharded):
     (sharded / INDEX).unlink()
-    check_defect(sharded, "files", "holds neither model.safetensors nor model.safetensors.index.json", WEIGHTS)
+    check_defect(sharded, "files", "has neither model.safetensors nor model.safetensors.index.json", WEIGHTS)
 
 
 def test_index_that_disagrees(sharded):
@@ -242,7 +242,7 @@ def test_dtypes(folder, name, dtype, message):
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_values(folder, dense, value):
     rewrite(folder, lambda tensors: tensors[UP][3, 4].fill_(value))
-    check_defect(folder, "finite values", f"1 tensors hold NaN or infinite values: {UP}.")
+    check_defect(folder, "finite values", f"1 tensors have NaN or infinite values: {UP}.")
     check_defect(folder, "finite values", UP, ("dense parity",), dense_model=dense)
 
 
@@ -283,7 +283,7 @@ def auto_map(folder, **changes):
     [
         ({"AutoModel": None}, "`auto_map` in config.json lacks ['AutoModel']"),
         ({"AutoModel": "modeling_metis_home.Other"}, "modeling_metis_home.py has no such class"),
-        ({"AutoModel": "o/n--modeling_metis_home.MetisHomeModel"}, "points to another repository (o/n--modeling"),
+        ({"AutoModel": "o/n--modeling_metis_home.MetisHomeModel"}, "names another repository (o/n--modeling"),
     ],
 )
 def test_auto_map(folder, changes, message):

@@ -97,7 +97,9 @@ def test_the_router_and_the_readme(exported):
     rank = json.loads((folder / "adapters/thinking/adapter_config.json").read_text())["r"]
     assert rank <= int(words[words.index("--max-lora-rank") + 1]) in (8, 16)
     assert words[words.index("--middleware") + 1] == "hf_metis_home.serving.RouterMiddleware"
-    assert "--trust-remote-code" not in words and ("--trust-remote-code" in readme) == ("both are computed" in readme)
+    assert "--trust-remote-code" not in words and ("--trust-remote-code" in readme) == (
+        "both branches are computed" in readme
+    )
     assert ("branch_gate" in words) == (record["branch_kind"] == "ffn") == ("--trust-remote-code" in readme)
     for branch, place in (("thinking", "thinking"), ("non_thinking", "non-thinking")):
         line = "metis-home export --model_name_or_path HYBRID --format dense --branch {} --output_dir {}\n"

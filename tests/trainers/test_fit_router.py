@@ -143,7 +143,7 @@ def test_more_tokens_than_memory_holds_are_refused(monkeypatch):
     free.available = needed = 4 * sum(prompt.nbytes for prompt in tokens.values())
     fit_router(model, processor, ROWS[:8] * 5, steps=1)
     free.available -= 1
-    with pytest.raises(ValueError, match=r"`rows` are 40 prompts, whose tokens need about .* GB, but after 8 of them"):
+    with pytest.raises(ValueError, match=r"`rows` has 40 prompts; their tokens need about .* GB, but after 8 of them"):
         fit_router(model, processor, ROWS[:8] * 5, progress=counts.append)
     assert needed > 1000 and counts == []
     assert not model.model.language_model.router._forward_pre_hooks

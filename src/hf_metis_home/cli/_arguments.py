@@ -96,12 +96,12 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
     except argparse.ArgumentError as error:
         raise UsageError(f"`{error.argument_name}`: {error.message}. See {prog} --help.") from None
     given, errors = vars(namespace), []
-    for index, word in enumerate(unknown):
+    for before, word in zip(["", *unknown], unknown, strict=False):
         if word.startswith("-"):
             name = word.split("=")[0]
             hint = _hint(name.lstrip("-"), [*fields, "config"], "--") or f" See {prog} --help."
             errors.append(f"unknown flag {name}.{hint}")
-        elif index == 0 or not unknown[index - 1].startswith("-"):  # otherwise it is the value of an unknown flag
+        elif not before.startswith("-") or "=" in before:  # otherwise it is the value of an unknown flag
             errors.append(f"unexpected positional argument {word!r}. Every value follows a --flag.")
 
     # The YAML file, which they override.
@@ -110,7 +110,9 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
     for name, value in (read_yaml(path) if path is not None else {}).items():
         if name in fields:
             values[name] = value
-        elif name == "env" and isinstance(value, dict):
+        elif name == "env" and not isinstance(value, dict):
+            errors.append(f"{path}: `env` is {value!r}, but must be `NAME: value` lines.")
+        elif name == "env":
             os.environ.update({variable: str(text) for variable, text in value.items()})
         else:
             errors.append(f"{path}: unknown key {name!r}.{_hint(str(name), list(fields))}")
@@ -120,7 +122,7 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
     for name, field in fields.items():
         if name in values:
             try:
-                values[name] = _converted(values[name], types_of[name])
+                values[name] = converted(values[name], types_of[name])
             except ValueError as error:
                 errors.append(f"`--{name}` is {values[name]!r}, but {error}.")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -130,15 +132,18 @@ def read_arguments(classes: Sequence[type], argv: list[str], prog: str, descript
     return values
 
 
-def read_yaml(path: str) -> dict:
+def read_yaml(path: str, argument: str = "config") -> dict:
+    """The values in a YAML file, which `argument` names."""
     import yaml
 
+    if not Path(path).is_file():
+        raise UsageError(f"`--{argument}` is {path!r}, which is not a file. Give the path of a YAML file.")
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"`--config` is {path!r}, which cannot be read as YAML: {error}") from None
+        raise UsageError(f"`--{argument}` is {path!r}, which cannot be read as YAML: {error}") from None
     if not isinstance(values, dict | None):
-        raise UsageError(f"`--config` is {path!r}, which holds a {type(values).__name__}, not `name: value` lines.")
+        raise UsageError(f"`--{argument}` is {path!r}, which holds a {type(values).__name__}, not `name: value` lines.")
     return values or {}
 
 
@@ -192,18 +197,21 @@ def _alternatives(kind: Any) -> list:
     return [member for member in plain if member is not types.NoneType]
 
 
-def _converted(value: Any, kind: Any):
+def converted(value: Any, kind: Any):
     """`value`, text from the command line or a value from YAML, as `kind`."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError  # not needed for `--help`
 
     alternatives = _alternatives(kind)
     if str not in alternatives:
-        if value in ("none", "null") and types.NoneType in get_args(kind):
+        if str(value).lower() in ("none", "null") and types.NoneType in get_args(kind):
             return None
-        if isinstance(value, bool) and bool not in alternatives:
-            value = str(value)  # pydantic reads true as the number 1
         if get_origin(alternatives[0]) is list and isinstance(value, str):
             value = [value]
+        # Pydantic reads true and 1.0 as the integer 1.
+        if isinstance(value, bool) and bool not in alternatives:
+            value = str(value)
+        if alternatives == [int] and "." in str(value):
+            raise ValueError("must be a valid integer")
     elif bool in alternatives and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
     # A number in YAML may be meant as text. TRL's fields may have classes that pydantic does not know.
@@ -211,7 +219,8 @@ def _converted(value: Any, kind: Any):
     try:
         return TypeAdapter(kind, config=config).validate_python(value)
     except ValidationError as error:
-        raise ValueError(error.errors()[0]["msg"].replace("Input should be", "must be")) from None
+        message = error.errors()[0]["msg"].partition(", unable")[0].replace("a valid boolean", "true or false")
+        raise ValueError(message.replace("Input should be", "must be")) from None
 
 
 def _hint(name: str, known: list[str], dashes: str = "") -> str:

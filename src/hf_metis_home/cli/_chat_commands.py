@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from .._folders import write_whole
+from ._arguments import Probability, converted
 from ._terminal import AnswerView, Screen, visible
 
 
@@ -26,7 +27,6 @@ COMMANDS = {
     "/quit": ("", "leave (or Ctrl-D); Ctrl-C only stops an answer"),
 }
 MODES = {"/auto": None, "/think": True, "/direct": False}
-PROMPT = "> "
 
 
 class Commands:
@@ -58,7 +58,7 @@ class Commands:
             self.screen.note(f"{self.model_name}: {self._who_decides()}. /help lists the commands.")
         while True:
             try:
-                line = input(PROMPT if self.screen.interactive else "").strip()
+                line = input("> " if self.screen.interactive else "").strip()
                 if line == "/quit":
                     return
                 if line.startswith("/"):
@@ -111,12 +111,9 @@ class Commands:
 
     def _threshold(self, text: str) -> None:
         try:
-            value = float(text)
-        except ValueError:
-            value = None
-        if value is None or not 0 <= value <= 1:
-            raise ValueError(f"the threshold is {text!r}, but must be a number between 0 and 1.")
-        self.conversation.thinking_threshold = value
+            value = self.conversation.thinking_threshold = converted(text, Probability)
+        except ValueError as error:
+            raise ValueError(f"the threshold is {text!r}, but {error}.") from None
         self.screen.note(f"threshold {value:g}; {self._who_decides()}")
 
     def _image(self, text: str) -> None:
@@ -196,11 +193,10 @@ def write_conversation(conversation, model_name: str, path: Path) -> None:
         "model_name_or_path": model_name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "system_prompt": conversation.system_prompt,
-        "turns": [turn.record() for turn in conversation.turns],
+        "turns": [{**vars(turn), "images": [path for path, _ in turn.images]} for turn in conversation.turns],
     }
-    text = json.dumps(saved, indent=2, ensure_ascii=False)
-    if path.suffix == ".md":
-        text = _markdown(saved, conversation.turns)
+    markdown = path.suffix == ".md"
+    text = _markdown(saved, conversation.turns) if markdown else json.dumps(saved, indent=2, ensure_ascii=False)
     try:
         write_whole(path, visible(text) + "\n")
     except OSError as error:

@@ -49,10 +49,6 @@ class Turn:
     def branch(self) -> str:
         return {True: "thinking branch", False: "non-thinking branch", None: "only branch"}[self.thinking]
 
-    def record(self) -> dict:
-        """What is saved: everything, with paths instead of images."""
-        return {**vars(self), "images": [path for path, _ in self.images]}
-
 
 @dataclass
 class Conversation:

@@ -1,12 +1,13 @@
 """Training in several processes: what `--num_processes` and `--accelerate_config` do."""
 
+from importlib.resources import files
 from pathlib import Path
 from subprocess import CalledProcessError
 
 from ._arguments import UsageError, read_yaml
 
 
-CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
+CONFIGS = Path(str(files("hf_metis_home"))) / "accelerate_configs"
 LAUNCHED = "METIS_HOME_LAUNCHED"  # set in the processes that `launch` starts
 
 
@@ -38,7 +39,7 @@ def launch(verb: str, argv: list[str], arguments, use_cpu: bool) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     config = None if arguments.accelerate_config is None else config_file(arguments.accelerate_config)
-    settings = {} if config is None else read_yaml(config)
+    settings = {} if config is None else read_yaml(config, "accelerate_config")
     count = arguments.num_processes or settings.get("num_processes", 1)
     gpus = torch.cuda.device_count()
     use_cpu = use_cpu or settings.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU") or not gpus

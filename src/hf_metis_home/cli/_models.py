@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ._arguments import flag
 
@@ -13,7 +14,7 @@ class ModelArguments:
 
     model_name_or_path: str = flag("two-branch or dense model, folder or Hub id")
     model_revision: str | None = flag("branch, tag or commit of the Hub repository (default: the newest)", None)
-    dtype: str = flag("data type to load the weights in", "auto")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = flag("data type to load the weights in", "auto")
     trust_remote_code: bool = flag("allow a repository to run its own code", False)
 
 

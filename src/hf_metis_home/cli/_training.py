@@ -68,7 +68,8 @@ def run_training(
         from .. import trainers
 
         classes = [arguments_class, getattr(trainers, config_name), ModelConfig]
-        values = read_arguments(classes, ["--help"] if "--help_all" in argv else argv, prog, description)
+        words = ["--help"] if {"--help_all", "--help-all"} & {*argv} else argv
+        values = read_arguments(classes, words, prog, description)
         arguments = make_arguments(arguments_class, values)
         several = arguments.num_processes or arguments.accelerate_config
         if several and not arguments.dry_run and LAUNCHED not in os.environ and "WORLD_SIZE" not in os.environ:

@@ -57,16 +57,13 @@ class BuildDataArguments(ModelArguments):
 def main(arguments: BuildDataArguments) -> None:
     """Run `metis-home build-data`."""
     require_extra("train", "datasets", "math_verify")
-    errors = []
     if arguments.endpoint is not None and arguments.model_revision is not None:
-        errors.append(
+        raise UsageError(
             f"`--model_revision` is {arguments.model_revision!r}, but the server at `--endpoint` has loaded its own. "
             "Remove one of the two."
         )
     if (arguments.expert_endpoint is None) != (arguments.expert_model is None):
-        errors.append("`--expert_endpoint` and `--expert_model` belong together. Give both or neither.")
-    if errors:
-        raise UsageError("\n".join(errors))
+        raise UsageError("`--expert_endpoint` and `--expert_model` belong together. Give both or neither.")
     from datasets import disable_progress_bars
 
     from .._folders import check_output_dir
@@ -78,17 +75,15 @@ def main(arguments: BuildDataArguments) -> None:
         disable_progress_bars()
     names = ("temperature", "top_p", "max_new_tokens", "seed", "system_prompt")
     sampling: dict = {name: getattr(arguments, name) for name in names}
-    server: dict = {"concurrency": arguments.concurrency, "timeout": arguments.request_timeout, **sampling}
-    expert = model = general = None
-    if arguments.expert_endpoint is not None:
-        key = arguments.expert_api_key_env
-        expert = EndpointRollouts(arguments.expert_endpoint, arguments.expert_model, api_key_env=key, **server)
-    if arguments.endpoint is not None:
-        key = arguments.api_key_env
-        model = EndpointRollouts(arguments.endpoint, arguments.model_name_or_path, api_key_env=key, **server)
+    requests: dict = {"concurrency": arguments.concurrency, "timeout": arguments.request_timeout, **sampling}
+
+    def server(url: str | None, model: str | None, key: str):
+        return None if url is None else EndpointRollouts(url, model, api_key_env=key, **requests)
+
+    expert = server(arguments.expert_endpoint, arguments.expert_model, arguments.expert_api_key_env)
+    model = server(arguments.endpoint, arguments.model_name_or_path, arguments.api_key_env)
     reasoning = _prompts(arguments.dataset, arguments.dataset_split, "dataset", arguments.limit)
-    if arguments.general_dataset is not None:
-        general = _prompts(arguments.general_dataset, arguments.general_split, "general_dataset")
+    general = _prompts(arguments.general_dataset, arguments.general_split, "general_dataset")
     report = build_data(
         reasoning,
         model or _local_model(arguments, sampling),
@@ -111,12 +106,13 @@ def main(arguments: BuildDataArguments) -> None:
     )
 
 
-def _prompts(name: str, split: str, where: str, limit: int | None = None):
+def _prompts(name: str | None, split: str, where: str, limit: int | None = None):
     from ..data.loading import load_rows
     from ..data.prompt_sets import PromptSet
 
-    rows = load_rows(name, split, where)
-    return PromptSet(rows if limit is None else rows.select(range(min(limit, len(rows)))), where)
+    if name is None:
+        return None
+    return PromptSet(load_rows(name, split, where, limit=limit), where)
 
 
 def _local_model(arguments: BuildDataArguments, sampling: dict):

@@ -13,7 +13,7 @@ Lines that begin with a slash are commands; /help lists them.
 from dataclasses import dataclass
 from typing import Literal
 
-from ._arguments import NonNegativeFloat, PositiveInt, Probability, UsageError, flag
+from ._arguments import NonNegativeFloat, PositiveInt, Probability, UsageError, flag, make_arguments
 from ._models import ModelArguments
 from ._run import verb
 
@@ -39,7 +39,7 @@ class ChatArguments(ModelArguments):
 @verb
 def main(arguments: ChatArguments) -> None:
     """Run `metis-home chat`."""
-    from ._chat_commands import Commands, open_image
+    from ._chat_commands import MODES, Commands, open_image
     from ._terminal import Screen
 
     images = [(path, open_image(path)) for path in arguments.images or []]  # before the model, which takes longer
@@ -54,17 +54,8 @@ def main(arguments: ChatArguments) -> None:
     model, processor = load_model(name, arguments.dtype, arguments.trust_remote_code, arguments.model_revision)
     logging.set_verbosity_error()  # warnings of `generate` about its own settings would appear between the lines
     torch.manual_seed(arguments.seed)
-    conversation = Conversation(
-        model,
-        processor,
-        thinking={"auto": None, "think": True, "direct": False}[arguments.mode],
-        thinking_threshold=arguments.thinking_threshold,
-        enable_thinking=arguments.enable_thinking,
-        max_new_tokens=arguments.max_new_tokens,
-        max_thinking_tokens=arguments.max_thinking_tokens,
-        temperature=arguments.temperature,
-        system_prompt=arguments.system_prompt,
-    )
+    loaded = {"model": model, "processor": processor, "thinking": MODES[f"/{arguments.mode}"]}
+    conversation = make_arguments(Conversation, {**vars(arguments), **loaded})
     names = ("mode", "thinking_threshold", "enable_thinking", "max_thinking_tokens")
     given = ", ".join(f"--{flag}" for flag in names if getattr(arguments, flag) not in (None, "auto"))
     if given and not conversation.two_branch:

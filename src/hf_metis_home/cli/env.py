@@ -20,7 +20,7 @@ DISTRIBUTION = "hf-metis-home"
 
 @dataclass
 class EnvArguments:
-    pass
+    """None besides --config."""
 
 
 @verb
@@ -37,6 +37,7 @@ def main(arguments: EnvArguments) -> None:
 
 def _devices() -> dict[str, str]:
     """The devices of this machine."""
+    import psutil
     import torch
 
     devices = {}
@@ -53,9 +54,8 @@ def _devices() -> dict[str, str]:
                 f"✗ NVIDIA driver present, but torch {torch.__version__} is built without CUDA: see "
                 "https://pytorch.org/get-started"
             )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    size = "" if memory is None else f", {memory / 1e9:.0f} GB"
-    devices["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch{size}"
+    memory = psutil.virtual_memory().total / 1e9
+    devices["CPU"] = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch, {memory:.0f} GB"
     return devices
 
 
@@ -66,13 +66,9 @@ def _attention() -> dict[str, str]:
 
     states = {"attention eager": "✓", "attention sdpa": "✓"}
     for number, package in enumerate((f"'{DISTRIBUTION}[flash]'", "flash-attn-3", "flash-attn-4"), start=2):
-        if not torch.cuda.is_available():
-            state = "✗ needs a CUDA device"
-        elif getattr(import_utils, f"is_flash_attn_{number}_available")():
-            state = "✓"
-        else:
-            state = f"✗ not installed: pip install {package}"
-        states[f"attention flash_attention_{number}"] = state
+        missing = f"not installed: pip install {package}" if torch.cuda.is_available() else "needs a CUDA device"
+        available = getattr(import_utils, f"is_flash_attn_{number}_available")()
+        states[f"attention flash_attention_{number}"] = "✓" if available else f"✗ {missing}"
     return states
 
 

@@ -55,7 +55,7 @@ def main(arguments: EvalArguments) -> None:
     from ..data.work_file import WorkFile
     from ..evaluation.outcomes import collect_outcomes, write_outcomes
     from ..evaluation.run_record import OPTIONS, run_record, run_settings
-    from ..reports.report import write_report
+    from ..reports.report import report_command, write_report
     from ..tasks.questions import load_questions, write_questions
     from ._models import load_model
 
@@ -79,9 +79,9 @@ def main(arguments: EvalArguments) -> None:
         run = run_record(given, model, settings, sources, outcomes, time.perf_counter() - started)
         with staged_folder(output_dir) as staging:
             write_outcomes(outcomes, staging / "outcomes.parquet")
-            questions = write_questions(rows, staging / "questions.parquet")
+            write_questions(rows, staging / "questions.parquet")
             (staging / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-            results = write_report(outcomes, run, staging, questions=questions)
+            results = write_report(staging, staging, command=report_command(output_dir))
         work.path.unlink()
     finally:
         work.close()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from .._extras import require_extra
 from .._folders import check_output_dir
 from .._progress import progress
-from ._arguments import command_line, flag
+from ._arguments import PositiveFloat, PositiveInt, command_line, flag
 from ._run import print_table, verb
 
 
@@ -30,11 +30,11 @@ class FitRouterArguments:
     )
     output_dir: str = flag("folder to write; must not exist or be empty")
     dataset_split: str = flag("split of --dataset", "train")
-    outcomes: str | None = flag("outcomes of `metis-home eval` on these rows, to learn from instead of labels", None)
+    outcomes: str | None = flag("what `metis-home eval` wrote on these rows, to learn from instead of labels", None)
     token_cost: float = flag("with --outcomes: cost of a token in right answers, e.g. 0.001", 0.0)
-    steps: int = flag("steps of AdamW; the weights of the best step are kept", 1000)
-    learning_rate: float = flag("learning rate of AdamW", 3e-3)
-    batch_size: int = flag("rows per step", 64)
+    steps: PositiveInt = flag("steps of AdamW; the weights of the best step are kept", 1000)
+    learning_rate: PositiveFloat = flag("learning rate of AdamW", 3e-3)
+    batch_size: PositiveInt = flag("rows per step", 64)
     validation_fraction: float = flag("share of the questions to hold out, to choose the step and for the report", 0.2)
     seed: int = flag("seed of the split and the order of rows", 0)
 
@@ -44,13 +44,13 @@ def main(arguments: FitRouterArguments) -> None:
     """Run `metis-home fit-router`."""
     require_extra("train", "trl", "datasets")
     from ..data.loading import load_rows
-    from ..evaluation.outcomes import read_outcomes
+    from ..evaluation.outcomes_folder import read_outcomes_folder
     from ..trainers.router_checkpoint import fit_router_checkpoint
 
     given = dict(vars(arguments))
     source, output_dir = given.pop("model_name_or_path"), check_output_dir(given.pop("output_dir"))
     if arguments.outcomes is not None:
-        given["outcomes"] = read_outcomes(arguments.outcomes)
+        given["outcomes"] = read_outcomes_folder(arguments.outcomes).outcomes
     rows = load_rows(given.pop("dataset"), given.pop("dataset_split"))
     with progress("Reading prompts", total=len(rows)) as advance:
         command = command_line("fit-router", arguments)
@@ -86,7 +86,7 @@ def _print_fit(fit, by_outcomes: bool) -> None:
     if fit.step == 0:
         print("No step was better on the held-out rows than the router before, so it was only calibrated.")
     if fit.threshold != 0.5:
-        print(f"The model's thinking_threshold is {fit.threshold}, used for scoring; the router is trained for 0.5.")
+        print(f"The scores are for the model's thinking_threshold {fit.threshold:.4g}; the router is trained for 0.5.")
 
 
 if __name__ == "__main__":

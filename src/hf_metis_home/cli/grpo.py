@@ -59,17 +59,13 @@ def _grpo(arguments: GRPOArguments, config, model_config) -> None:
 
 def reward_function(name: str, config):
     """A reward by its name on the command line."""
-    from .. import rewards
+    from ..rewards import accuracy_reward, format_reward, get_soft_overlong_punishment, thought_leak_penalty
 
     if name == "soft_overlong":
         longest = config.max_completion_length
         # A fifth of the length, the proportion of DAPO (arXiv 2503.14476).
-        return rewards.get_soft_overlong_punishment(max_completion_len=longest, soft_punish_cache=longest // 5)
-    return {
-        "accuracy": rewards.accuracy_reward,
-        "format": rewards.format_reward,
-        "thought_leak": rewards.thought_leak_penalty,
-    }[name]
+        return get_soft_overlong_punishment(max_completion_len=longest, soft_punish_cache=longest // 5)
+    return {"accuracy": accuracy_reward, "format": format_reward, "thought_leak": thought_leak_penalty}[name]
 
 
 if __name__ == "__main__":

@@ -34,12 +34,10 @@ def main(arguments: ReportArguments) -> None:
 
     require_extra("eval", "datasets", "pyarrow", "matplotlib")
     from .._folders import staged_folder
-    from ..reports.report import write_report_from_folder
+    from ..reports.report import write_report
 
     with staged_folder(arguments.output_dir) as staging:
-        results = write_report_from_folder(
-            arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines
-        )
+        results = write_report(arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines)
     print_statement(results)
     print(
         f"Wrote report.html, results.json, model_index.json and plots/ to {arguments.output_dir}. Next: open "

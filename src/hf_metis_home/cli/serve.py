@@ -39,7 +39,7 @@ class ServeArguments:
     router_timeout: float = flag("seconds a request waits for the router", 10.0)
     image_hosts: list[str] | None = flag("hosts with private addresses that images may come from", None)
     start_seconds: float = flag("seconds the engine may take to start", 900.0)
-    engine_args: str | None = flag("more flags for the engine, quoted: --engine_args='--dtype bfloat16'", None)
+    engine_args: str | None = flag("flags for the engine: --engine_args='--dtype bfloat16'", None)
 
 
 @verb
@@ -70,11 +70,10 @@ def main(arguments: ServeArguments) -> None:
     model, threshold = launch.hybrid_folder(arguments.model_name_or_path)
     if problem := calibration_problem(model):
         print(f"warning: {problem}", file=sys.stderr)
-    name = arguments.served_model_name or model.name
     transformers = arguments.engine == "transformers"
     # Settings are checked before anything is written.
     settings: dict = {
-        "model_name": name,
+        "model_name": arguments.served_model_name or model.name,
         # The model's, and not that of an export, which may be older than the last calibration.
         "thinking_threshold": threshold if arguments.thinking_threshold is None else arguments.thinking_threshold,
         "fallback": arguments.fallback,
@@ -83,25 +82,16 @@ def main(arguments: ServeArguments) -> None:
         "image_hosts": arguments.image_hosts or [],
     }
     if transformers:
-        settings |= {
-            "branch_by": "generation_config",
-            "branch_models": dict.fromkeys(BRANCHES, f"./{model.name}"),
-        }
+        settings |= {"branch_by": "generation_config", "branch_models": dict.fromkeys(BRANCHES, f"./{model.name}")}
     ServingSettings(router="", **settings)
     folder = Path(arguments.export_dir).resolve() / f"{model.name}-{'router' if transformers else 'vllm'}"
     folder = launch.exported(model, folder, "router" if transformers else "vllm")
-    router = folder if transformers else folder / ROUTER
     serve = launch.serve_transformers if transformers else launch.serve_vllm
+    served, router = (model, folder) if transformers else (folder, folder / ROUTER)
+    checked = ServingSettings(router=str(router), **settings)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with the engine
     try:
-        serve(
-            model if transformers else folder,
-            ServingSettings(router=str(router), **settings),
-            arguments.host,
-            arguments.port,
-            engine_args,
-            arguments.start_seconds,
-        )
+        serve(served, checked, arguments.host, arguments.port, engine_args, arguments.start_seconds)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -93,7 +93,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            f"`{argument}` is {str(name_or_path)!r}, which holds no adapter_model.safetensors. Save it again with PEFT."
+            f"`{argument}` is {str(name_or_path)!r}, without adapter_model.safetensors. Save it again with PEFT."
         )
     config = PeftConfig.from_pretrained(str(folder))
     unfit = {
@@ -104,7 +104,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
     }
     if wrong := [f"{name}={getattr(config, name)!r}" for name, is_wrong in unfit.items() if is_wrong]:
         raise ValueError(
-            f"`{argument}` is {str(name_or_path)!r}, an adapter with {', '.join(wrong)}, but a branch can only hold "
+            f"`{argument}` is {str(name_or_path)!r}, an adapter with {', '.join(wrong)}, but a branch can only be "
             "plain LoRA. Merge it into its base with PEFT and pass the result as a model, or (PiSSA, OLoRA, CorDA, "
             "LoRA-GA) save it as plain LoRA: `save_pretrained(..., path_initial_model_for_weight_conversion=...)`."
         )
@@ -137,7 +137,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
 
 
 def branch_options(adapters: dict[str, Adapter], options: dict) -> dict:
-    """The given options of a hybrid, completed so that its branches can hold the adapters."""
+    """The given options of a hybrid, completed so that the adapters fit into its branches."""
     if not adapters:
         return options
     options = {"branch_kind": "lora", **{name: value for name, value in options.items() if value is not None}}
@@ -176,6 +176,4 @@ def check_adapter(adapter: Adapter, argument: str, dense: dict[str, LazyTensor],
                 "layers."
             )
         if config.branch_kind == "ffn" and ".self_attn." in module:
-            raise ValueError(
-                f"`{argument}` changes {module}, but with `branch_kind='ffn'` attention is shared. Use 'lora'."
-            )
+            raise ValueError(f"`{argument}` changes {module}, but 'ffn' branches share the attention. Use 'lora'.")

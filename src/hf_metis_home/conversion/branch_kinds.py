@@ -76,17 +76,15 @@ def change_branch_kind(
 
 
 def _to_ffn(hybrid: Checkpoint) -> dict[str, LazyTensor]:
-    config = hybrid.config
-    if attention := [name for name in config.branch_projections if name in ATTENTION_PROJECTIONS]:
-        raise ValueError(
-            f"The branches change {attention}, which 'ffn' branches cannot. Keep 'lora', or export to 'dense'."
-        )
+    attention = [name for name in hybrid.config.branch_projections if name in ATTENTION_PROJECTIONS]
+    if attention:
+        raise ValueError(f"The branches change {attention}, 'ffn' branches cannot. Keep 'lora', or export to 'dense'.")
     deltas = {branch: branch_deltas(hybrid, branch) for branch in BRANCHES}
     tensors = {}
     for name, tensor in hybrid.tensors.items():
         if ".lora_" in name:
             continue
-        if not is_branch_tensor(name, config.router_layer):
+        if not is_branch_tensor(name, hybrid.config.router_layer):
             tensors[name] = tensor
             continue
         for branch in BRANCHES:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -18,8 +18,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 DENSE, HYBRID = "qwen2_5_vl", "metis_home"  # values of `model_type`
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FFN = re.compile(r"model\.(language_model\.|text_model\.)?layers\.(?P<layer>\d+)\.(mlp|feed_forward)\.")
-SHOWN_KEYS = 4  # tensor names that an error spells out
+SHOWN_KEYS = 4  # names that an error spells out
 FETCH = "Fetch or save the checkpoint again."
+OF_THE_CLASS = {"model_type", "architectures", "auto_map", "transformers_version"}  # fields of a configuration
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -102,7 +103,7 @@ def open_tensors(folder: Path, argument: str) -> tuple[dict[str, LazyTensor], li
     tensors, files, names = {}, weight_files(folder, argument), []
     if (folder / SINGLE).is_file() and folder / SINGLE not in files:
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, which holds both {INDEX} and {SINGLE}; transformers would load the "
+            f"`{argument}` is {str(folder)!r}, with both {INDEX} and {SINGLE}; transformers would load the "
             "latter. Remove whichever is left over from an earlier save."
         )
     for path in files:
@@ -119,7 +120,7 @@ def open_tensors(folder: Path, argument: str) -> tuple[dict[str, LazyTensor], li
         indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}
         if wrong := sorted(indexed.symmetric_difference(names)):
             raise ValueError(
-                f"`{argument}` is {str(folder)!r}: its {INDEX} and shards disagree on {len(wrong)} tensors: "
+                f"`{argument}` is {str(folder)!r}, in which {INDEX} and the shards disagree on {len(wrong)} tensors: "
                 f"{some(wrong)}. {FETCH}"
             )
     return tensors, files, names
@@ -173,21 +174,17 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"`{argument}` is {str(folder)!r}: its config.json is damaged ({error!r}). {FETCH}") from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}, with a damaged config.json ({error!r}). {FETCH}") from error
     if found != model_type:
         known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {known[found]}." if found in known else ""
         hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
         if found in BACKBONES and found != DENSE:
             hint += " Its models become hybrids in memory, with `upcycle()`; its folders cannot be converted yet."
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}: its model_type is {found!r}, but must be {known[model_type]}.{hint}"
-        )
+        raise ValueError(f"`{argument}` is {str(folder)!r}, of model_type {found!r}, not {known[model_type]}.{hint}")
     config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights, then quantise."
-        )
+        raise ValueError(f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights.")
     return config
 
 
@@ -199,14 +196,12 @@ def weight_files(folder: Path, argument: str) -> list[Path]:
     else:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, which holds neither {SINGLE} nor {INDEX}. Only safetensors are read"
+            f"`{argument}` is {str(folder)!r}, which has neither {SINGLE} nor {INDEX}. Only safetensors are read"
             + (f"; {pickled[0]} is a pickle, which can run code" if pickled else "")
             + ". Load the model where you trust it and write it again with `save_pretrained`."
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}: its index names missing shards: {some(missing)}. {FETCH}"
-        )
+        raise FileNotFoundError(f"`{argument}` is {str(folder)!r}, with missing shards: {some(missing)}. {FETCH}")
     return [folder / name for name in names]
 
 
@@ -217,7 +212,7 @@ def _weight_map(folder: Path, argument: str) -> dict[str, str]:
             raise ValueError("its weight_map is empty")
         return weight_map
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`{argument}` is {str(folder)!r}: its {INDEX} is damaged ({error!r}). {FETCH}") from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}, with a damaged {INDEX} ({error!r}). {FETCH}") from error
 
 
 def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
@@ -342,6 +337,7 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def some(items: list[str]) -> str:
-    shown = ", ".join(items[:SHOWN_KEYS])
+def some(items: Sequence) -> str:
+    """The first items of a list, for an error, and how many more there are."""
+    shown = ", ".join(map(str, items[:SHOWN_KEYS]))
     return shown if len(items) <= SHOWN_KEYS else f"{shown} and {len(items) - SHOWN_KEYS} more"

@@ -6,7 +6,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import Checkpoint, LazyTensor, legacy_name
+from .checkpoint import OF_THE_CLASS, Checkpoint, LazyTensor, legacy_name
 from .hub_folder import write_model
 from .low_rank import add_delta, branch_deltas
 
@@ -23,8 +23,7 @@ def write_dense(hybrid: Checkpoint, branch: str, upcycled: dict, folder: Path) -
 
 def dense_config(config: MetisHomeConfig) -> Qwen2_5_VLConfig:
     """The configuration of a branch as a dense model: a hybrid's without the fields that only hybrids have."""
-    own = set(MetisHomeConfig().to_dict()) - set(Qwen2_5_VLConfig().to_dict())
-    own |= {"model_type", "architectures", "auto_map", "transformers_version"}
+    own = set(MetisHomeConfig().to_dict()) - set(Qwen2_5_VLConfig().to_dict()) | OF_THE_CLASS
     fields = {name: value for name, value in config.to_dict().items() if name not in own}
     return Qwen2_5_VLConfig(**fields)
 

@@ -142,7 +142,7 @@ def _one_model(config: PreTrainedConfig, rank: int, gpus: int, positions: int) -
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     matrices = {name for name in sizes if any(f".{branch}." in name for branch in BRANCHES)}
     held = sum(sizes[name] for name in matrices)
-    # A model saved with `only_branch` holds one of the two.
+    # A model saved with `only_branch` has one of the two.
     branch = max(sum(sizes[name] for name in matrices if f".{branch}." in name) for branch in BRANCHES)
     stored, router = sum(sizes.values()), sum(size for name, size in sizes.items() if ".router." in name)
     shared = stored - held - router

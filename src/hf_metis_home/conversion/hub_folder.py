@@ -17,7 +17,7 @@ def save_hub_folder(model, processor, output_dir: str | Path, **card) -> Path:
     """
     Write everything that `from_pretrained(..., trust_remote_code=True)` and a reader of the repository need.
 
-    The folder is written beside `output_dir` and moved into place once it is complete.
+    The folder is written next to `output_dir` and moved into place once it is complete.
 
     Args:
         model ([`MetisHomeForConditionalGeneration`]):
@@ -27,7 +27,7 @@ def save_hub_folder(model, processor, output_dir: str | Path, **card) -> Path:
         output_dir (`str` or `Path`):
             Must not exist, or be empty.
         card:
-            Facts for the README that the configuration does not hold, as [`~hub_templates.cards.model_card_parts`]
+            Facts for the README that the configuration does not have, as [`~hub_templates.cards.model_card_parts`]
             takes them.
 
     Returns:

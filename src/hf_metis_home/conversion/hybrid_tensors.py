@@ -7,7 +7,7 @@ from ..modeling import MetisHomeConfigMixin, hybrid_classes
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import MetisHomeRouter
 from .adapters import Adapter, check_adapter
-from .checkpoint import LazyTensor, branch_name, is_branch_tensor
+from .checkpoint import OF_THE_CLASS, LazyTensor, branch_name, is_branch_tensor
 from .low_rank import add_delta, low_rank_tensors
 
 
@@ -32,9 +32,7 @@ def hybrid_config(dense_config: PreTrainedConfig, **options) -> MetisHomeConfigM
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"Unknown options {unknown}; a two-branch model takes {list(OPTIONS)}.")
     options = {name: value for name, value in options.items() if value is not None}
-    fields = dense_config.to_dict()
-    for name in ("model_type", "architectures", "auto_map", "transformers_version"):
-        fields.pop(name, None)
+    fields = {name: value for name, value in dense_config.to_dict().items() if name not in OF_THE_CLASS}
     config = hybrid_classes(dense_config.model_type)[0](**fields, **options)
     if config.is_router_only:
         raise ValueError(f"`router_layer` is {config.router_layer}, which leaves no layer for the branches. Lower it.")
@@ -100,22 +98,18 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
     own = [f"{branch}_model" for branch in BRANCHES if f"{branch}_model" in sources]
     if own and branch_kind == "lora":
         raise ValueError(
-            f"`{own[0]}` gives a whole feed-forward network, which `branch_kind='lora'` cannot hold. Use 'ffn', or turn"
+            f"`{own[0]}` gives a whole feed-forward network, not the delta of a 'lora' branch. Use 'ffn', or turn"
             f" the difference into an adapter and pass it as `{own[0].replace('_model', '_adapter')}`."
         )
     for branch in adapters:
         if f"{branch}_model" in sources:
             raise ValueError(f"`{branch}_model` and `{branch}_adapter` both give the {branch} branch. Pass one.")
     if adapters and shared_from != "base":
-        raise ValueError(
-            f"`shared_from` is {shared_from!r}, but adapters only fit the weights of the dense model. Use 'base'."
-        )
+        raise ValueError(f"`shared_from` is {shared_from!r}, but adapters only fit the dense weights. Use 'base'.")
     if shared_from == "thinking" and "thinking_model" not in sources:
         raise ValueError("`shared_from` is 'thinking', but `thinking_model` is not given. Pass one, or use 'base'.")
     if shared_from == "mean" and not own:
-        raise ValueError(
-            "`shared_from` is 'mean', but there is no `thinking_model` or `non_thinking_model`. Pass one, or 'base'."
-        )
+        raise ValueError("`shared_from='mean'` needs a `thinking_model` or `non_thinking_model`. Pass one, or 'base'.")
     dense = sources["dense_model"]
     for argument in own:
         for name in [*dense, *sources[argument]]:

@@ -28,9 +28,7 @@ def write_peft(
 ) -> dict:  # fmt: skip
     """Write a branch as an adapter over `base_model`; arguments and record as of [`export_checkpoint`]."""
     if base_model is None:
-        raise ValueError(
-            "`base_model` is not given, and no upcycle.json names one. Pass the dense model that the adapter is for."
-        )
+        raise ValueError("`base_model` is not given, and no upcycle.json names one. Pass the adapter's dense model.")
     base = open_checkpoint(base_model, "base_model")
     _check_shared(hybrid, base, str(base_model), branch)
     config, text = hybrid.config, hybrid.config.text_config

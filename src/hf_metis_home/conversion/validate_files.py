@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoProcessor
 
 from .. import modeling
@@ -36,9 +36,7 @@ def check_code(folder: Folder) -> str:
     for reference in auto_map.values():
         module, _, name = reference.rpartition(".")
         if "--" in module:
-            raise ValueError(
-                f"`auto_map` in config.json points to another repository ({reference}). Save the model again."
-            )
+            raise ValueError(f"`auto_map` in config.json names another repository ({reference}). Save the model again.")
         _read_module(folder.path, module, modules)
         if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:
             raise ValueError(f"`auto_map` in config.json names {reference}, but {module}.py has no such class. {AGAIN}")
@@ -112,14 +110,18 @@ def check_token_ids(folder: Folder) -> str:
     return "configuration and processor agree"
 
 
-def check_card(folder: Folder) -> str:
-    path, remedy = folder.path / "README.md", "Write one with `metis-home card`."
+def check_card(folder: Path, library: str | None = "transformers") -> str:
+    """`library` is what the metadata must name as `library_name`; None for the card of a dataset."""
+    path, remedy = folder / "README.md", f"Write one with `metis-home card --model_name_or_path {folder}`."
     if not path.is_file():
         raise ValueError(f"README.md is missing. {remedy}")
     try:
-        library = ModelCard.load(path).data.library_name
+        data = (ModelCard if library else DatasetCard).load(path).data
     except Exception as error:  # not YAML, or not what the Hub expects
-        raise ValueError(f"README.md has metadata that the Hub would reject ({error}). {remedy}") from error
-    if library != "transformers":
-        raise ValueError(f"README.md has `library_name: {library}`, but it must be 'transformers'. {remedy}")
+        raise ValueError(f"README.md has metadata that the Hub would reject ({error}). Fix it.") from error
+    if library and data.library_name != library:
+        raise ValueError(
+            f"README.md has `library_name: {data.library_name}` in its metadata, but it must be {library!r}, the "
+            "library that loads the files. Change it."
+        )
     return "README.md with metadata"

@@ -68,9 +68,7 @@ def check_dtypes(folder: Folder) -> str:
     if len(main) > 1:
         counts = {str(dtype).removeprefix("torch."): len(names) for dtype, names in main.items()}
         rare = min(main.values(), key=len)
-        raise ValueError(
-            f"The weights have several dtypes, {counts}: {some(rare)}. Load the model with one `dtype` and save it."
-        )
+        raise ValueError(f"The weights have several dtypes, {counts}: {some(rare)}. Save the model with one `dtype`.")
     (dtype,) = main
     found = [(part, other, names) for part, groups in dtypes.items() for other, names in groups.items()]
     for _, other, names in found:
@@ -82,9 +80,7 @@ def check_dtypes(folder: Folder) -> str:
 def check_finite(folder: Folder) -> str:
     tensors = _read_all("Reading weights", folder.tensors)
     if wrong := [name for name, tensor in tensors if not torch.isfinite(tensor).all()]:
-        raise ValueError(
-            f"{len(wrong)} tensors hold NaN or infinite values: {some(wrong)}. Go back to an earlier checkpoint."
-        )
+        raise ValueError(f"{len(wrong)} tensors have NaN or infinite values: {some(wrong)}. Use an earlier checkpoint.")
     return "no NaN or infinity"
 
 
@@ -134,9 +130,7 @@ def check_parity(folder: Folder) -> str:
         if values
     )
     if any(any(values) for values in differences.values()):
-        raise ValueError(
-            f"{summary}. Expected after training or with another `dtype`; otherwise upcycle the dense model again."
-        )
+        raise ValueError(f"{summary}. Expected after training or with another `dtype`; otherwise upcycle again.")
     return summary
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import Checkpoint, LazyTensor
+from .checkpoint import OF_THE_CLASS, Checkpoint, LazyTensor
 from .dense_export import dense_config, write_dense
 from .hub_folder import write_model
 from .low_rank import LowRankDelta, branch_deltas
@@ -108,8 +108,7 @@ def _write_gated(hybrid: Checkpoint, folder: Path) -> None:
     from ..modeling import gated_metis_home as gated
 
     fields = dense_config(hybrid.config).to_dict()
-    for name in ("model_type", "architectures", "transformers_version"):
-        fields.pop(name, None)
+    fields = {name: value for name, value in fields.items() if name not in OF_THE_CLASS}
     config = gated.MetisHomeGatedConfig(**fields, router_layer=hybrid.config.router_layer)
     module = gated.__name__.rpartition(".")[2]
     config.auto_map = {

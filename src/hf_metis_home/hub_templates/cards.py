@@ -171,20 +171,6 @@ def model_card_parts(**facts) -> tuple[dict, dict[str, str]]:
     return {name: value for name, value in metadata.items() if value not in (None, [])}, sections
 
 
-def render_export_card(**facts) -> str:
-    """
-    Card of what `metis-home export` wrote.
-
-    Args:
-        facts:
-            As [`~hub_templates.cards.export_card_parts`] takes them.
-
-    Returns:
-        `str`: Markdown with a YAML header.
-    """
-    return new_card(*export_card_parts(**facts))
-
-
 def export_card_parts(
     *,
     format: Literal["dense", "peft", "vllm", "router"],

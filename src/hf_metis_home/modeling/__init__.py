@@ -1,11 +1,13 @@
 """
-The model: configuration and modelling files that also travel to the Hub beside the weights.
+The model: configuration and modelling files that also travel to the Hub with the weights.
 
 Importing a name registers its backbone's classes with transformers' Auto classes, so that a saved model loads in this
 process without `trust_remote_code`; importing the package alone does not load torch.
 """
 
 from typing import Any
+
+from .._lazy import lazy_exports
 
 
 # By the dense model's `model_type`: the name of the hybrid's classes, and what they are with a head.
@@ -23,31 +25,33 @@ BACKBONES = {
     "qwen3": ("Qwen3", "ForCausalLM"),
     "llama": ("Llama", "ForCausalLM"),
 }
-_EXPORTS = {
-    f"MetisHome{name}{part}": backbone
-    for backbone, (name, head) in BACKBONES.items()
-    for part in ("Config", "Model", head)
-}
-_MIXINS = {
-    "MetisHomeConfigMixin": "configuration_metis_home",
-    "MetisHomeHeadMixin": "mixins_metis_home",
-    "MetisHomeModelMixin": "mixins_metis_home",
-}
-__all__ = [*_EXPORTS, *_MIXINS]
+
+
+def _file(backbone: str) -> str:
+    return "modeling_metis_home" + ("" if backbone == "qwen2_5_vl" else f"_{backbone}")
+
+
+def _names(backbone: str) -> list[str]:
+    name, head = BACKBONES[backbone]
+    return [f"MetisHome{name}{part}" for part in ("Config", "Model", head)]
+
+
+_load, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        **{_file(backbone): _names(backbone) for backbone in BACKBONES},
+        "configuration_metis_home": ["MetisHomeConfigMixin"],
+        "mixins_metis_home": ["MetisHomeHeadMixin", "MetisHomeModelMixin"],
+    },
+)
 
 
 def __getattr__(name: str):
-    import importlib
-
-    if name in _MIXINS:
-        return getattr(importlib.import_module(f".{_MIXINS[name]}", __name__), name)
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return next(cls for cls in hybrid_classes(_EXPORTS[name]) if cls.__name__ == name)
-
-
-def __dir__():
-    return __all__
+    found = _load(name)
+    for backbone in BACKBONES:
+        if name in _names(backbone):
+            hybrid_classes(backbone)
+    return found
 
 
 def hybrid_classes(backbone: str) -> tuple[Any, Any, Any]:
@@ -63,17 +67,14 @@ def hybrid_classes(backbone: str) -> tuple[Any, Any, Any]:
     ['MetisHomeQwen3Config', 'MetisHomeQwen3Model', 'MetisHomeQwen3ForCausalLM']
     ```
     """
-    import importlib
-
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     if backbone not in BACKBONES:
         raise ValueError(f"{backbone!r} is not a model type that can become a hybrid. Those are {list(BACKBONES)}.")
-    (name, head), first = BACKBONES[backbone], backbone == "qwen2_5_vl"
-    file = importlib.import_module(".modeling_metis_home" + ("" if first else f"_{backbone}"), __name__)
-    config, model, model_with_head = (getattr(file, f"MetisHome{name}{part}") for part in ("Config", "Model", head))
+    config, model, model_with_head = map(_load, _names(backbone))
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
-    auto = AutoModelForCausalLM if head == "ForCausalLM" else AutoModelForImageTextToText
+    text_only = BACKBONES[backbone][1] == "ForCausalLM"
+    auto = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
     auto.register(config, model_with_head, exist_ok=True)
     return config, model, model_with_head

@@ -52,7 +52,7 @@ def replace_groups_without_signal(trainer, inputs: list[dict]):
         local = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         rows = [trainer.train_dataset[fresh[i // size]] for i in range(local.start, local.stop)]
         rollouts, has_signal = _roll_out(trainer, rows)
-        # Replace groups without a signal, on the rank that holds them. Ranks only exchange what was generated, because
+        # Replace groups without a signal, on their rank. Ranks only exchange what was generated, because
         # all can read the dataset.
         everywhere = gather_object([rollout[1:] for rollout in rollouts])
         for group, useful in enumerate(has_signal):

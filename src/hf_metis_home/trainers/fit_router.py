@@ -2,7 +2,7 @@
 Fits only the router, in seconds, on prompts that are read once.
 
 Everything before the router is frozen, so its input is computed once per prompt and kept: one vector with fixed
-pooling; with `router_pooling="attention"`, whose queries are trained too, the hidden states of all tokens. Branches and
+pooling; with `router_pooling="attention"`, which also trains the queries, the hidden states of all tokens. Branches and
 shared parts stay unchanged, to the last bit.
 """
 
@@ -39,7 +39,7 @@ class RouterFit:
         scale (`float`):
             Factor on the scores from calibration; it is part of the weights.
         step (`int`):
-            The step whose weights were kept; 0 if none was better than the initial router.
+            The step of the kept weights; 0 if none was better than the initial router.
         fitted_rows, held_out_rows, skipped_rows (`int`):
             Rows fitted on, held out, and skipped because they lack outcomes of both branches.
     """

@@ -188,6 +188,4 @@ def named_datasets(train_dataset, eval_dataset) -> dict:
 def check_config(args, config_class: type) -> None:
     """Raise an error for a configuration of TRL instead of ours."""
     if not isinstance(args, config_class):
-        raise ValueError(
-            f"`args` is a {type(args).__name__}, which says nothing about branches. Make it a {config_class.__name__}."
-        )
+        raise ValueError(f"`args` is a {type(args).__name__}, but must be a {config_class.__name__}.")

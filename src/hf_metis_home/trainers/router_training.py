@@ -87,7 +87,7 @@ def _check_memory(kept: int, done: int, count: int) -> None:
     needed, free = kept / done * (count - done), psutil.virtual_memory().available
     if needed > free:
         raise ValueError(
-            f"`rows` are {count:,} prompts, whose tokens need about {kept / done * count / 1e9:,.1f} GB, but after "
+            f"`rows` has {count:,} prompts; their tokens need about {kept / done * count / 1e9:,.1f} GB, but after "
             f"{done:,} of them only {free / 1e9:,.1f} GB of memory are free (`router_pooling='attention'` keeps all "
             "tokens). Use fewer rows, smaller images or a machine with more memory."
         )
