@@ -35,7 +35,7 @@ def router_tensors(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> d
 def load_router(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> MetisHomeModel:
     """Load the router and what it reads through, nothing else, in the dtype of the model's weights."""
     state = {name.removeprefix("model."): tensor.read() for name, tensor in router_tensors(tensors, config).items()}
-    dtype = tensors["model.language_model.norm.weight"].dtype
+    dtype = tensors["model.language_model.embed_tokens.weight"].dtype
     model = MetisHomeModel.from_pretrained(None, config=router_config(config), state_dict=state, dtype=dtype)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
