@@ -223,7 +223,7 @@ def test_of_one_branch_the_other_cannot_be_had(tmp_path, trained):
 
 
 def test_dense_is_no_source(tmp_path, dense):
-    with pytest.raises(ValueError, match="must be a two-branch model. It is a dense Qwen2.5-VL"):
+    with pytest.raises(ValueError, match="not a two-branch model. It is a dense Qwen2.5-VL"):
         export_checkpoint(dense, tmp_path / "out", format="dense", branch="thinking")
 
 

@@ -113,7 +113,9 @@ def test_named_evaluation_dataset(tmp_path):
 
 @pytest.mark.parametrize(("trainable", "mode"), [("thinking", False), ("non_thinking", True)])
 def test_no_row_for_the_branch(tmp_path, trainable, mode):
-    with pytest.raises(ValueError, match=f"`trainable` is '{trainable}', but no row .* has `thinking={not mode}`"):
+    with pytest.raises(
+        ValueError, match=f"`trainable` is '{trainable}', but no training row has `thinking={not mode}`"
+    ):
         make_trainer(tmp_path, make_dataset((mode,) * 4), trainable=trainable)
 
 

@@ -356,7 +356,7 @@ BAD = {
     "no rows": ([], {}, "`rows` is empty"),
     "no label": ([{**ROWS[0], "thinking": None}], {}, "Row 0 of `rows` has `thinking` None"),
     "nan label": ([*ROWS, {**ROWS[0], "thinking": float("nan")}], {}, "Row 40 of `rows` has `thinking` nan"),
-    "label out of range": ([{**ROWS[0], "thinking": 2}], {}, "has `thinking` 2. Set it to"),
+    "label out of range": ([{**ROWS[0], "thinking": 2}], {}, "has `thinking` 2. It must be true, false or in"),
     "one class": (labelled(easy=True), {}, "The non-thinking branch is better for 0 of 40 questions"),
     "one question of a class": (ROWS[:3], {}, "The non-thinking branch is better for 1 of 3 questions"),
     "undecided": (labelled(hard=0.5, easy=0.5), {}, "Both branches are equally good for all 40 questions"),

@@ -169,7 +169,7 @@ def test_arguments_that_do_not_fit(tmp_path, given, options, message):
 
 def test_a_plain_grpo_config(tmp_path):
     model, processor = make_dense()
-    with pytest.raises(ValueError, match="`args` is a GRPOConfig, .* Make it a MetisHomeGRPOConfig"):
+    with pytest.raises(ValueError, match="`args` is a GRPOConfig, but must be a MetisHomeGRPOConfig"):
         MetisHomeGRPOTrainer(
             model,
             parity,
@@ -298,6 +298,6 @@ def test_a_reward_that_does_not_always_apply(tmp_path):
 
 
 def test_rows_that_are_not_a_dataset(tmp_path):
-    with pytest.raises(ValueError, match=r"is a list, .*`Dataset.from_list\(rows\)`"):
+    with pytest.raises(ValueError, match=r"is a list, not a `Dataset`. Use `Dataset.from_list`"):
         make_grpo(tmp_path, dataset=list(make_prompts()))
     make_grpo(tmp_path, dataset=Dataset.from_list(list(make_prompts())))

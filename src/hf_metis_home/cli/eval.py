@@ -1,7 +1,7 @@
 """
 Answer every question with both branches and write the table of outcomes.
 
-Questions of the miniature:
+The miniature's questions:
 
     metis-home eval --model_name_or_path runs/demo/hybrid --output_dir runs/outcomes
 

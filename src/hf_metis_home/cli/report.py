@@ -3,7 +3,7 @@ Write the report of an evaluation from its outcomes, without generating anything
 
     metis-home report --outcomes runs/outcomes --output_dir runs/report
 
-Beside dense models that answered the same questions, and at another threshold:
+Next to dense models that answered the same questions, and at another threshold:
 
     metis-home report --outcomes runs/outcomes --output_dir runs/report-0.3 --threshold 0.3 \\
         --baselines dense=runs/dense_outcomes

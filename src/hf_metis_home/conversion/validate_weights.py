@@ -48,7 +48,7 @@ def check_files(folder: Folder) -> str:
     # By their stored names: remote code has no mapping from those of earlier checkpoints.
     folder.tensors = dict(zip(names, tensors.values(), strict=True))
     size = sum(tensor.nbytes for tensor in folder.tensors.values())
-    return f"{len(files)} files with weights, {size / 1e9:.2f} GB"
+    return f"{len(files)} weight file{'s' * (len(files) > 1)}, {size / 1e9:.2f} GB"
 
 
 def check_tensors(folder: Folder) -> str:
