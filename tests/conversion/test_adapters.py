@@ -37,7 +37,7 @@ def test_adapter_becomes_a_branch(tmp_path, dense, kind):
     adapter = save_adapter(dense, tmp_path / "adapter", **ADAPTERS[kind])
     upcycle_checkpoint(dense, tmp_path / "hybrid", thinking_adapter=adapter, router_layer=0)
     hybrid, expected = hybrid_of(tmp_path / "hybrid"), logits(adapted(dense, adapter))
-    assert hybrid.config.text_config.branch_kind == "lora"
+    assert hybrid.config.branch_kind == "lora"
     torch.testing.assert_close(logits(hybrid, thinking=True), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits(hybrid, thinking=False), logits(dense_of(dense)))
     assert (expected - logits(dense_of(dense))).abs().max() > 1e-3
@@ -72,7 +72,7 @@ def test_two_adapters_that_disagree(tmp_path, dense):
         dense, tmp_path / "hybrid", router_layer=0, **{f"{name}_adapter": path for name, path in adapters.items()}
     )
     hybrid = hybrid_of(tmp_path / "hybrid")
-    assert hybrid.config.text_config.branch_rank == 4
+    assert hybrid.config.branch_rank == 4
     for branch, adapter in adapters.items():
         found = logits(hybrid, thinking=branch == "thinking")
         torch.testing.assert_close(found, logits(adapted(dense, adapter)), rtol=1e-5, atol=1e-5)

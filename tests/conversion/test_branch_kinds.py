@@ -34,7 +34,7 @@ def test_merge_and_back(tmp_path, dense):
     hybrid = upcycle_checkpoint(dense, tmp_path / "lora", **KINDS["lora_1"])
     hybrid = perturb(hybrid, (".lora_B.", ROUTER, "norm"))
     change_branch_kind(hybrid, tmp_path / "ffn", branch_kind="ffn")
-    assert hybrid_of(tmp_path / "ffn").config.text_config.branch_kind == "ffn"
+    assert hybrid_of(tmp_path / "ffn").config.branch_kind == "ffn"
     assert_same_answers(tmp_path / "ffn", hybrid)
     # The difference of two changes of rank 3 has rank 6.
     change_branch_kind(tmp_path / "ffn", tmp_path / "back", branch_kind="lora", branch_rank=6, max_error=1e-4)

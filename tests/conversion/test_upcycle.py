@@ -57,7 +57,7 @@ def test_folder_equals_dense(tmp_path, dense_folder, layout, router_layer):
     assert output == tmp_path / "hybrid"
     dense = Qwen2_5_VLForConditionalGeneration.from_pretrained(dense_folder).eval()
     hybrid = AutoModelForImageTextToText.from_pretrained(output).eval()
-    assert hybrid.config.text_config.router_layer == router_layer
+    assert hybrid.config.router_layer == router_layer
     with torch.no_grad():
         expected = dense(**text_inputs()).logits
         for thinking in (True, False, None):
@@ -188,7 +188,7 @@ def reshape(tensors):
 )
 def test_incomplete_checkpoint(tmp_path, dense_folder, change, message):
     source = rewrite(dense_folder, tmp_path / "source", change)
-    with pytest.raises(ValueError, match="`model_name_or_path` is not a complete Qwen2.5-VL checkpoint") as error:
+    with pytest.raises(ValueError, match="`model_name_or_path` is not a complete dense qwen2_5_vl checkpoint") as error:
         upcycle_checkpoint(source, tmp_path / "out")
     assert message in str(error.value)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*partial"))

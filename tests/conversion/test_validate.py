@@ -92,7 +92,7 @@ def check_whole(folder, **kwargs):
 def test_upcycled_folder(whole, dense):
     found = check_whole(whole, dense_model=dense)
     assert "thinking: 0 of " in found["dense parity"].detail and "differ," not in found["dense parity"].detail
-    assert found["code"].detail == "6 files, this package's"
+    assert found["code"].detail == "7 files, this package's"
     assert "dense parity" not in check_whole(whole)
 
 
@@ -151,7 +151,7 @@ def test_tied_head_stored_twice(tmp_path):
 def test_code_of_another_version_is_a_note(folder):
     with (folder / "modeling_metis_home.py").open("a") as file:
         file.write("\nVERSION = 2\n")
-    assert check_whole(folder)["code"].detail == "6 files, this package's except modeling_metis_home.py"
+    assert check_whole(folder)["code"].detail == "7 files, this package's except modeling_metis_home.py"
 
 
 # Configuration and weights

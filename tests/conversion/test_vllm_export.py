@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint
 from hf_metis_home.conversion.vllm_export import vllm_flags
@@ -163,7 +164,9 @@ def test_gated_is_exact_in_bf16_and_splits_over_devices(gated):
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText"}
     assert not any("router." in name for name in stored(gated / "vllm/model"))
     model = AutoModelForImageTextToText.from_pretrained(gated / "vllm/model", trust_remote_code=True).eval()
-    assert model.config.text_config.base_model_tp_plan == tensor_parallel_plan(True, BRANCHES, None)
+    assert model.config.text_config.base_model_tp_plan == tensor_parallel_plan(
+        Qwen2_5_VLTextConfig.base_model_tp_plan, True, BRANCHES, None
+    )
     served = PeftModel.from_pretrained(model, gated / "vllm/adapters/thinking")
     assert torch.equal(logits(served), logits(hybrid_of(gated / "hybrid", dtype="auto"), thinking=True))
     without = AutoModelForImageTextToText.from_pretrained(gated / "vllm/model", trust_remote_code=True).eval()

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 
 DENSE, HYBRID = "qwen2_5_vl", "metis_home"  # values of `model_type`
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FFN = re.compile(r"model\.(language_model\.|text_model\.)?layers\.(?P<layer>\d+)\.(mlp|feed_forward)\.")
 SHOWN_KEYS = 4  # names that an error spells out
 FETCH = "Fetch or save the checkpoint again."
 OF_THE_CLASS = {"model_type", "architectures", "auto_map", "transformers_version"}  # fields of a configuration
@@ -168,7 +169,7 @@ def model_type_of(model_name_or_path: str | Path) -> str | None:
 
 def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrainedConfig:
     """The configuration in a folder. Raises an error for any architecture but `model_type`."""
-    from ..modeling import MetisHomeConfig
+    from ..modeling import BACKBONES, MetisHomeConfig
 
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -178,6 +179,8 @@ def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrai
         known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {known[found]}." if found in known else ""
         hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
+        if found in BACKBONES and found != DENSE:
+            hint += " Its models become hybrids in memory, with `upcycle()`; its folders cannot be converted yet."
         raise ValueError(f"`{argument}` is {str(folder)!r}, of model_type {found!r}, not {known[model_type]}.{hint}")
     config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
@@ -258,8 +261,13 @@ def legacy_name(name: str) -> str:
 
 def is_branch_tensor(name: str, router_layer: int) -> bool:
     """Whether a dense tensor goes into both branches: the feed-forward weights from layer `router_layer` on."""
-    layer = re.match(r"model\.language_model\.layers\.(\d+)\.mlp\.", name)
-    return layer is not None and int(layer.group(1)) >= router_layer
+    layer = FFN.match(name)
+    return layer is not None and int(layer["layer"]) >= router_layer
+
+
+def branch_name(name: str, branch: str) -> str:
+    """The name of a feed-forward tensor in a branch, from its dense name."""
+    return FFN.sub(rf"\g<0>{branch}.", name)
 
 
 def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source: str) -> None:
@@ -277,9 +285,11 @@ def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source
     Raises:
         ValueError: lists every difference: missing tensors, unexpected ones, wrong shapes.
     """
+    from ..modeling import MetisHomeConfigMixin
+
     problems = tensor_problems({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
     if problems:
-        kind = "Qwen2.5-VL" if config.model_type == DENSE else "two-branch"
+        kind = "two-branch" if isinstance(config, MetisHomeConfigMixin) else f"dense {config.model_type}"
         raise ValueError(
             f"`{argument}` is not a complete {kind} checkpoint ({source}); nothing was converted.\n- "
             + "\n- ".join(problems)
@@ -306,23 +316,25 @@ def tensor_problems(shapes: dict[str, tuple[int, ...]], config: PreTrainedConfig
     return problems
 
 
+def dense_class(backbone: str) -> type[PreTrainedModel]:
+    """The dense model with a head of a backbone that a hybrid can be built on."""
+    from ..modeling import hybrid_classes
+
+    return hybrid_classes(backbone)[2].__bases__[1]
+
+
 def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of the model that a configuration describes."""
-    from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
+    from ..modeling import BACKBONES, MetisHomeForConditionalGeneration, MetisHomeModel
 
     with torch.device("meta"):
-        if config.model_type == DENSE:
-            model = Qwen2_5_VLForConditionalGeneration(config)
-        elif is_router_only(config):
+        if config.model_type in BACKBONES:
+            model = dense_class(config.model_type)(config)
+        elif config.is_router_only:
             model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router has no head
         else:
             model = MetisHomeForConditionalGeneration(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def is_router_only(config: PreTrainedConfig) -> bool:
-    """Whether a two-branch configuration is that of a router export: no layer is left for branches."""
-    return config.text_config.router_layer == config.text_config.num_hidden_layers
 
 
 def some(items: Sequence) -> str:

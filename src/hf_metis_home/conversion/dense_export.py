@@ -23,11 +23,8 @@ def write_dense(hybrid: Checkpoint, branch: str, upcycled: dict, folder: Path) -
 
 def dense_config(config: MetisHomeConfig) -> Qwen2_5_VLConfig:
     """The configuration of a branch as a dense model: a hybrid's without the fields that only hybrids have."""
-    stock = Qwen2_5_VLConfig()
-    own = set(MetisHomeConfig().to_dict()) - set(stock.to_dict())
-    fields = {name: value for name, value in config.to_dict().items() if name not in own | OF_THE_CLASS}
-    plain = set(stock.text_config.to_dict()) - {"model_type"}
-    fields["text_config"] = {name: value for name, value in fields["text_config"].items() if name in plain}
+    own = set(MetisHomeConfig().to_dict()) - set(Qwen2_5_VLConfig().to_dict()) | OF_THE_CLASS
+    fields = {name: value for name, value in config.to_dict().items() if name not in own}
     return Qwen2_5_VLConfig(**fields)
 
 
@@ -38,7 +35,7 @@ def dense_tensors(hybrid: Checkpoint, branch: str) -> dict[str, LazyTensor]:
         if ".router." in name or ".lora_" in name or any(f".{b}." in name for b in BRANCHES if b != branch):
             continue
         tensors[name.replace(f".mlp.{branch}.", ".mlp.")] = tensor
-    if hybrid.config.text_config.branch_kind == "lora" and branch != "shared":
+    if hybrid.config.branch_kind == "lora" and branch != "shared":
         for module, delta in branch_deltas(hybrid, branch).items():
             tensors[f"{module}.weight"] = add_delta(tensors[f"{module}.weight"], delta)
     return tensors

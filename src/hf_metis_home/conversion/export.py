@@ -85,7 +85,7 @@ def export_checkpoint(
     output_dir = check_output_dir(output_dir)
     _check_arguments(format, branch, base_model, rank, max_error)
     hybrid = open_checkpoint(model_name_or_path, "model_name_or_path", HYBRID)
-    if branch == "shared" and hybrid.config.text_config.branch_kind == "ffn":
+    if branch == "shared" and hybrid.config.branch_kind == "ffn":
         raise ValueError("`branch` is 'shared', but with `branch_kind='ffn'` every model needs a branch. Choose one.")
     needed = BRANCHES if format == "vllm" else [name for name in BRANCHES if name == branch]
     check_branches(hybrid, model_name_or_path, needed, f"`format={format!r}`")

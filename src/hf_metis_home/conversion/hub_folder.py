@@ -9,7 +9,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from .._folders import staged_folder
 from ..hub_templates.model_card import write_model_card
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
-from .checkpoint import DENSE, Checkpoint, LazyTensor, is_router_only
+from .checkpoint import DENSE, Checkpoint, LazyTensor
 from .tensor_writer import shard_limit, write_shards
 
 
@@ -79,7 +79,7 @@ def write_hybrid(
     folder: Path, tensors: dict[str, LazyTensor], config: MetisHomeConfig, source: Checkpoint, processor=None
 ) -> None:
     """[`write_model`] for a two-branch model, or for its router only."""
-    model_class = MetisHomeModel if is_router_only(config) else MetisHomeForConditionalGeneration
+    model_class = MetisHomeModel if config.is_router_only else MetisHomeForConditionalGeneration
     write_model(folder, tensors, config, source, model_class, processor)
 
 

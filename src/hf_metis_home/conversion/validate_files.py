@@ -10,8 +10,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoProcessor
 
 from .. import modeling
-from ..modeling.configuration_metis_home import AUTO_MAP
-from .checkpoint import is_router_only, some
+from .checkpoint import some
 from .processor import prepare_processor
 from .validate_weights import AGAIN, Folder
 
@@ -26,7 +25,11 @@ TOKEN_FIELDS = (
 def check_code(folder: Folder) -> str:
     # From the file, which is what other programs read; the class fills in a missing map.
     auto_map = json.loads((folder.path / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
-    needed = {name for name in AUTO_MAP if not is_router_only(folder.config) or name != "AutoModelForImageTextToText"}
+    needed = {
+        name
+        for name in folder.config.default_auto_map()
+        if not folder.config.is_router_only or name != "AutoModelForImageTextToText"
+    }
     if missing := sorted(needed - auto_map.keys()):
         raise ValueError(f"`auto_map` in config.json lacks {missing}, which `trust_remote_code` needs. {AGAIN}")
     modules = {}

@@ -47,7 +47,7 @@ class ModelFacts:
         language, datasets (`str` or `list[str]`, *optional*):
             Metadata of the Hub.
         branch_kind (`str`, *optional*, defaults to `"ffn"`):
-            As in [`MetisHomeTextConfig`].
+            As in [`MetisHomeConfigMixin`].
         router_layer (`int`, *optional*):
             Number of shared decoder layers before the router.
         router_examples (`int`, *optional*):

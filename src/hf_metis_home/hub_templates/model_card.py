@@ -37,8 +37,8 @@ def config_facts(config) -> dict:
     """What a [`MetisHomeConfig`] says."""
     calibration = config.calibration if isinstance(config.calibration, dict) else {}
     return {
-        "branch_kind": config.text_config.branch_kind,
-        "router_layer": config.text_config.router_layer,
+        "branch_kind": config.branch_kind,
+        "router_layer": config.router_layer,
         "thinking_threshold": config.thinking_threshold,
         "calibration": calibration if CALIBRATION <= calibration.keys() else None,
     }

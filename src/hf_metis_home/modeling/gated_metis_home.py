@@ -34,7 +34,8 @@ class MetisHomeGatedConfig(Qwen2_5_VLConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        self.text_config.base_model_tp_plan = tensor_parallel_plan(self.router_layer > 0, BRANCHES, None)
+        plan = type(self.text_config).base_model_tp_plan
+        self.text_config.base_model_tp_plan = tensor_parallel_plan(plan, self.router_layer > 0, BRANCHES, None)
 
 
 class MetisHomeGatedBranches(nn.Module):

@@ -20,7 +20,7 @@ import torch
 
 from .._folders import check_output_dir
 from ..conversion import export_checkpoint
-from ..conversion.checkpoint import HYBRID, is_router_only, read_config, resolve_folder
+from ..conversion.checkpoint import HYBRID, read_config, resolve_folder
 from ..conversion.fingerprint import processor_fingerprint, weights_fingerprint
 from ..conversion.vllm_export import vllm_flags
 from .settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServingSettings, api_key
@@ -55,7 +55,7 @@ def hybrid_folder(model_name_or_path: str) -> tuple[Path, float]:
     """The folder of a hybrid, and its threshold. Any other kind of model is an error."""
     folder = resolve_folder(model_name_or_path, "model_name_or_path")
     config = read_config(folder, "model_name_or_path", HYBRID)
-    if is_router_only(config):
+    if config.is_router_only:
         raise ValueError(
             f"`model_name_or_path` is {model_name_or_path!r}, an exported router, which has no branches to answer "
             "with. Pass the hybrid that it was exported from; `serve` exports the router itself."

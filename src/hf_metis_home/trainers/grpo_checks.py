@@ -70,7 +70,7 @@ def check_vllm(model, args: MetisHomeGRPOConfig, two_branch: bool, adapted: bool
 
 
 def _check_branch_on_vllm(config, args: MetisHomeGRPOConfig, adapted: bool) -> None:
-    if adapted and config.text_config.branch_kind == "lora":
+    if adapted and config.branch_kind == "lora":
         raise ValueError(
             "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take 'lora' branches for adapters "
             "and leave them out. Train the branch without adapters, or set `use_vllm=False`."
