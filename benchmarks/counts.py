@@ -24,7 +24,8 @@ TEXT_7B = {
 def shape_7b(router_layer: int) -> MetisHomeForConditionalGeneration:
     """The 7B model's language model without storage. The vision tower is not counted, so it is one layer."""
     config = MetisHomeConfig(
-        text_config={**TEXT_7B, "router_layer": router_layer},
+        text_config=TEXT_7B,
+        router_layer=router_layer,
         vision_config={"depth": 1, "out_hidden_size": 3584, "fullatt_block_indexes": [0]},
     )
     with torch.device("meta"):

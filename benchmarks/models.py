@@ -89,12 +89,12 @@ def dense_model(sizes: Sizes, seed: int = 0) -> Qwen2_5_VLForConditionalGenerati
     return build(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(**config_values(sizes)), sizes, seed)
 
 
-def hybrid_model(sizes: Sizes, router_layer: int, seed: int = 0, **text) -> MetisHomeForConditionalGeneration:
+def hybrid_model(sizes: Sizes, router_layer: int, seed: int = 0, **options) -> MetisHomeForConditionalGeneration:
     """A hybrid with an opinionated router, whose thinking branch and shared weights are those of `dense_model`."""
-    values = config_values(sizes)
-    values["text_config"] |= {"router_layer": router_layer, **text}
     config = MetisHomeConfig(
-        **values,
+        **config_values(sizes),
+        router_layer=router_layer,
+        **options,
         assistant_header_ids=[TURN_START, ASSISTANT],
         end_of_turn_id=TURN_END,
         thinking_opening_ids=[9],

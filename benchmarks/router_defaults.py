@@ -1,5 +1,5 @@
 """
-Where should the router read, and how should it pool? The measurement behind the defaults of `MetisHomeTextConfig`.
+Where should the router read, and how should it pool? The measurement behind the defaults of `MetisHomeConfigMixin`.
 
 Every variant is upcycled from one trained base and trained end to end by the demo's Stage-SFT, the router's loss
 flowing into the shared parts, on the demo's rows and on conversations of two turns. It is then judged on the dev split:

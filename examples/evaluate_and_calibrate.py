@@ -3,11 +3,12 @@
 # dependencies = ["hf-metis-home[eval]"]
 # ///
 """
-Both branches on every question, what router, branches, chance and an oracle are worth, and a threshold for a budget.
+Answers every question with both branches, compares the router with fixed branches, chance and an oracle, and sets the
+threshold for a token budget.
 
     python examples/evaluate_and_calibrate.py runs/routed questions.parquet runs/outcomes --token_budget 300
 
-`metis-home eval`, `calibrate` and `report` do the same, and go on after a stop.
+`metis-home eval`, `report` and `calibrate` do the same; an interrupted `eval` can be continued.
 """
 
 import argparse
@@ -41,7 +42,7 @@ if __name__ == "__main__":
     )  # fmt: skip
     path = write_outcomes(outcomes, f"{args.output_dir}/outcomes.parquet")
 
-    # Any threshold is arithmetic on the table: nothing is generated twice.
+    # Figures at any threshold are computed from the table: nothing is generated again.
     for threshold in (0.3, 0.5, 0.7):
         policies = evaluate_outcomes(outcomes, threshold)["tasks"]["all"]["policies"]
         print(f"threshold {threshold}")

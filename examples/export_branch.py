@@ -3,11 +3,11 @@
 # dependencies = ["hf-metis-home"]
 # ///
 """
-Out of a hybrid: each branch as a stock Qwen2.5-VL, and the router to run in front of an engine.
+Exports each branch of a hybrid as a standard Qwen2.5-VL, and the router to run in front of an engine.
 
     python examples/export_branch.py runs/sft runs/exported
 
-The folders need no code of ours: any engine that serves Qwen2.5-VL serves a branch.
+Any engine that serves Qwen2.5-VL can serve a branch; it needs none of our code.
 """
 
 import sys

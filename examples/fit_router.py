@@ -3,12 +3,13 @@
 # dependencies = ["hf-metis-home[train,eval]"]
 # ///
 """
-A router that learns whether thinking pays: every question is answered with both branches, then the router alone is
-fitted to what came out, at a price per token.
+Teaches the router where thinking pays off: every question is answered with both branches, then only the router is
+fitted to the outcomes, at a price per token.
 
     python examples/fit_router.py runs/sft questions.parquet runs/routed
 
-Questions have `prompt`, `images`, `solution`, `task` and better an `id`; take some that the branches did not train on.
+Questions need `prompt`, `images`, `solution` and `task`, and preferably an `id`. Use some that the branches were not
+trained on.
 """
 
 import argparse
@@ -27,7 +28,7 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("questions")
     parser.add_argument("output_dir")
-    parser.add_argument("--token_cost", type=float, default=0.001, help="what a token costs, in right answers")
+    parser.add_argument("--token_cost", type=float, default=0.001, help="price of a token, in right answers")
     parser.add_argument("--max_new_tokens", type=int, default=2048)
     parser.add_argument("--batch_size", type=int, default=16)
     args = parser.parse_args()
@@ -37,7 +38,7 @@ if __name__ == "__main__":
     processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
     rows = Dataset.from_parquet(args.questions)
     outcomes = collect_outcomes(model, processor, rows, max_new_tokens=args.max_new_tokens, batch_size=args.batch_size)
-    del model  # the fit loads what the router reads through
+    del model  # fitting loads only the layers below the router
 
     fit = fit_router_checkpoint(args.model, args.output_dir, rows, outcomes=outcomes, token_cost=args.token_cost)
     for name, cell in fit.policies.items():

@@ -3,12 +3,12 @@
 # dependencies = ["hf-metis-home[train]"]
 # ///
 r"""
-Stage-RL: GRPO on verifiable prompts, for the dense model before it is upcycled, as published.
+Stage-RL: GRPO on verifiable prompts, for the dense model before it is upcycled, as in the paper.
 
     python examples/grpo_stage_rl.py --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --dataset_name runs/prompts \
         --output_dir runs/rl --num_generations 8
 
-One branch of a two-branch model, while the other answers as before:
+For one branch of a two-branch model; the other branch answers as before:
 
     python examples/grpo_stage_rl.py --model_name_or_path runs/sft --rollout_branch thinking \
         --dataset_name runs/prompts --output_dir runs/sft-rl
@@ -24,7 +24,7 @@ from hf_metis_home.rewards import accuracy_reward, format_reward
 
 
 def short_thought_reward(completions: list, **columns) -> list[float]:
-    """A reward of your own: TRL's signature, one number per completion. Here: a little for thoughts below 200 words."""
+    """A custom reward with TRL's signature, one number per completion: a small bonus for fewer than 200 words."""
     texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
     return [0.1 * (len(text.split()) < 200) for text in texts]
 

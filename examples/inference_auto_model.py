@@ -3,11 +3,11 @@
 # dependencies = ["transformers>=5.18", "torch", "torchvision", "pillow", "accelerate"]
 # ///
 """
-A hybrid with transformers alone: this package is not needed.
+Uses a hybrid with only transformers; this package is not needed.
 
     python examples/inference_auto_model.py runs/sft picture.png "How many apples are left if two are eaten?"
 
-`trust_remote_code=True` runs the Python files in the model's folder; read them first where you do not know the author.
+`trust_remote_code=True` runs the Python files in the model's folder; read them first if you do not know the author.
 """
 
 import sys

@@ -3,12 +3,12 @@
 # dependencies = ["hf-metis-home[train]"]
 # ///
 """
-Branches that are low-rank changes of one network: a small thinking branch on top of a model that stays as it is.
+LoRA branches: a small thinking branch on top of a model that does not change.
 
     python examples/lora_branches.py --model_name_or_path my-qwen --dataset_name runs/thoughts --output_dir runs/lora
 
-Only the thinking branch trains, so direct answers stay those of the dense model. At the end the branch is written as a
-stock PEFT adapter over it, for engines that serve adapters.
+Only the thinking branch trains, so direct answers stay those of the dense model. At the end, the branch is exported as
+a standard PEFT adapter of the dense model, for engines that serve adapters.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     training_args.trainable = "thinking"
     output_dir = Path(training_args.output_dir)
 
-    # `branch_projections` may name attention's too, which skills such as reading text backwards need.
+    # Skills such as reading text backwards also need attention: add its projections to `branch_projections`.
     upcycle_checkpoint(
         model_args.model_name_or_path, output_dir / "upcycled", branch_kind="lora", branch_rank=16, branch_alpha=32.0
     )

@@ -3,7 +3,7 @@
 # dependencies = ["hf-metis-home[train]"]
 # ///
 """
-The shortest training script: as with TRL's `SFTTrainer`, with rows of two modes.
+The shortest training script. It works like TRL's `SFTTrainer`, on rows of both modes.
 
     python examples/plain_trl_sft.py runs/hybrid runs/data runs/sft
 """

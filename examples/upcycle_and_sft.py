@@ -3,13 +3,13 @@
 # dependencies = ["hf-metis-home[train]"]
 # ///
 r"""
-A dense Qwen2.5-VL becomes a two-branch model, and branches and router are trained together (Stage-SFT).
+Turns a dense Qwen2.5-VL into a two-branch model and trains branches and router together (Stage-SFT).
 
     python examples/upcycle_and_sft.py --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --dataset_name runs/data \
         --output_dir runs/sft
 
-Rows have `prompt`, `images`, `completion` and `thinking`; `metis-home build-data` makes such a folder. Every flag of
-TRL's `SFTConfig` and `ModelConfig` works. On several GPUs: `accelerate launch`.
+Rows have `prompt`, `images`, `completion` and `thinking`, as `metis-home build-data` writes them. Every flag of
+TRL's `SFTConfig` and `ModelConfig` works. Use `accelerate launch` for several GPUs.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     parser = TrlParser((ScriptArguments, MetisHomeSFTConfig, ModelConfig))
     script_args, training_args, model_args = parser.parse_args_and_config()
 
-    # Both branches begin as the dense model; the router knows nothing yet. Streams from disk to disk, once.
+    # Both branches start as copies of the dense model; the router knows nothing yet. One process does this, on disk.
     hybrid = Path(training_args.output_dir) / "upcycled"
     with PartialState().main_process_first():
         if not hybrid.exists():

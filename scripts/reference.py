@@ -27,7 +27,7 @@ MORE = {
         "outcomes.collect_outcomes", "outcomes.read_outcomes", "outcomes.write_outcomes", "metrics.evaluate_outcomes",
         "calibration.calibrate_threshold", "calibrated_model.calibrate_model", "generation_callback.GenerationCallback",
     ],
-    "reports": ["report.write_report", "report.write_report_from_folder"],
+    "reports": ["report.write_report"],
     "trainers": ["fit_router.fit_router", "fit_router.RouterFit"],
 }  # fmt: skip
 SECTION = re.compile(r"^(Args|Parameters|Returns|Yields|Raises|Example):$")
@@ -110,6 +110,8 @@ def _signature(thing) -> str:
     source = textwrap.dedent(inspect.getsource(thing))
     node = ast.parse(source).body[0]
     lines = source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]
+    while lines[-1].lstrip().startswith("#"):  # a comment before the body
+        lines.pop()
     text = re.sub(r"  # (fmt: skip|type: ignore.*)$", "", "\n".join(lines).rstrip())
     if inspect.isclass(thing) and "__init__" in vars(thing) and not is_dataclass(thing):
         return text + "\n" + textwrap.indent(_signature(thing.__init__), "    ")

@@ -178,7 +178,7 @@ def test_page_has_a_section_per_benchmark():
     for name in [*FLAGS, "upcycle", "serving"]:
         common.markers(common.PAGE, name)
         text = common.PAGE.read_text()
-        assert re.search(rf"`python -m benchmarks\.{name}[^`]*`\s+fills\s+this\s+section", text)
+        assert re.search(rf"`python -m benchmarks\.{name}[^`]*`\s+writes\s+this\s+section", text)
 
 
 def test_page_without_markers_is_refused_before_measuring(tmp_path, capsys):

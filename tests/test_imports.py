@@ -92,9 +92,12 @@ def test_no_circle():
 
 
 def test_no_file_is_read_from_another_folder():
-    """By path; `Path(module.__file__)` of an imported module is an import, which the tests above see."""
+    """
+    By path; `Path(module.__file__)` of an imported module is an import, which the tests above see. The one that
+    climbs tells which errors are the package's own.
+    """
     climbing = [path for path in PACKAGE.rglob("*.py") if "__file__).parents" in path.read_text(encoding="utf-8")]
-    assert [path.relative_to(PACKAGE).as_posix() for path in climbing] == ["cli/_run.py"]  # which errors are ours
+    assert [path.relative_to(PACKAGE).as_posix() for path in climbing] == ["cli/_run.py"]
 
 
 def test_what_these_tests_would_see(tmp_path):

@@ -38,6 +38,13 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     assert "model-index:" in capsys.readouterr().out
 
 
+def test_sections_of_the_page():
+    template = Path(report.__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    [table] = re.findall(r"^\| section \| content \|\n\|.*\n((?:\|.*\n)+)", PAGE, re.M)
+    titles = re.findall(r"^\| (.+?) \|", table, re.M)
+    assert titles == re.findall(r"<h2[^>]*>(.+?)</h2>", template) and len(titles) == 10
+
+
 def test_bounds_of_the_page():
     for bound in (
         f"{wrong_routes.SAMPLES} samples of each kind", f"{wrong_routes.LONGEST_TEXT:,} characters of each text",

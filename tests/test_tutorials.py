@@ -65,7 +65,7 @@ def test_own_hybrid(capsys):
     Dataset.from_list(make_rows((True, False) * 4)).to_parquet("questions.parquet")
     assert run(all_blocks("docs/tutorials/own_hybrid.md")) == 7
     printed = capsys.readouterr().out
-    assert "Everything fits" in printed and "tensor([1])" in printed and "tensor([0])" in printed
+    assert "All checks passed" in printed and "tensor([1])" in printed and "tensor([0])" in printed
     assert Path("runs/outcomes/report.html").is_file()
     before, after = hybrid_of(Path("runs/hybrid")).state_dict(), hybrid_of(Path("runs/sft")).state_dict()
     moved = {name for name, tensor in before.items() if not tensor.equal(after[name])}

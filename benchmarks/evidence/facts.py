@@ -67,7 +67,7 @@ def build(two_branch: bool, times: int, seed: int):
     values["text_config"] |= {"intermediate_size": times * SIZES.ffn, "tie_word_embeddings": True}
     torch.manual_seed(seed)
     if two_branch:
-        values["text_config"] |= {"router_layer": 0, "router_pooling": "modality_mean"}
+        values |= {"router_layer": 0, "router_pooling": "modality_mean"}
         ids = {"assistant_header_ids": [TURN_START, ASSISTANT], "end_of_turn_id": TURN_END}
         openings = {"thinking_opening_ids": [OPENING, THOUGHT], "non_thinking_opening_ids": [OPENING, CLOSED]}
         model = MetisHomeForConditionalGeneration(MetisHomeConfig(**values, **ids, **openings))

@@ -129,7 +129,7 @@ def fit_queries(config, fit: dict, raw: bool, sides, seed: int, steps: int):
 
 
 def probe(results: Results, name: str, model, processor, labelled: dict, fit_rows, test, seed: int, steps: int):
-    config = model.config.text_config
+    config = model.config
     for through in (False,) if name in ("shipped", "base") else (False, True):  # their branches are the same
         fit, asked = read(model, processor, fit_rows, through), read(model, processor, test, through)
         for depth in range(len(fit)):

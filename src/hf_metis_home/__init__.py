@@ -5,42 +5,25 @@ Hybrid-thinking vision-language models on Hugging Face: two branches and a route
 Importing the package loads neither torch nor transformers; each name below is imported where it is first used.
 """
 
-from importlib import import_module
+from ._lazy import lazy_exports
 
 
 __version__ = "0.1.0.dev0"
 
-_EXPORTS = {
-    "AnswerFormat": "answers",
-    "Completion": "answers",
-    "MetisHomeConfig": "modeling",
-    "MetisHomeForConditionalGeneration": "modeling",
-    "MetisHomeGRPOConfig": "trainers",
-    "MetisHomeGRPOTrainer": "trainers",
-    "MetisHomeModel": "modeling",
-    "MetisHomeSFTConfig": "trainers",
-    "MetisHomeSFTTrainer": "trainers",
-    "accuracy_reward": "rewards",
-    "answers_match": "answers.matching",
-    "branch_target_modules": "conversion",
-    "change_branch_kind": "conversion",
-    "estimate_memory": "conversion",
-    "export_checkpoint": "conversion",
-    "format_reward": "rewards",
-    "initialise_router": "conversion",
-    "thought_leak_penalty": "rewards",
-    "upcycle": "conversion",
-    "upcycle_checkpoint": "conversion",
-    "validate_checkpoint": "conversion",
-}
-__all__ = ["__version__", *_EXPORTS]
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__, _names = lazy_exports(
+    __name__,
+    {
+        "answers": ["AnswerFormat", "Completion"],
+        "answers.matching": ["answers_match"],
+        "conversion": [
+            "branch_target_modules", "change_branch_kind", "estimate_memory", "export_checkpoint",
+            "initialise_router", "upcycle", "upcycle_checkpoint", "validate_checkpoint",
+        ],
+        "modeling": ["MetisHomeConfig", "MetisHomeForConditionalGeneration", "MetisHomeModel"],
+        "rewards": ["accuracy_reward", "format_reward", "thought_leak_penalty"],
+        "trainers": [
+            "MetisHomeGRPOConfig", "MetisHomeGRPOTrainer", "MetisHomeSFTConfig", "MetisHomeSFTTrainer",
+        ],
+    },
+)  # fmt: skip
+__all__ = ["__version__", *sorted(_names)]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 def require_extra(extra: str, *modules: str) -> None:
     """
-    An error that names the extra where an optional dependency is missing. Imports nothing.
+    Raise an error that names the extra if an optional dependency is missing. Imports nothing.
 
     Args:
         extra (`str`):

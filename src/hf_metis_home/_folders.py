@@ -1,4 +1,4 @@
-"""A folder to write: checked before the work, made beside its place, moved there whole or not at all."""
+"""A folder to write: checked before the work, made next to its place, moved there whole or not at all."""
 
 import errno
 import glob
@@ -17,17 +17,15 @@ _in_use: set[Path] = set()  # folders that this process is writing
 
 
 def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> Path:
-    """The path of a folder that can be written. An error where it holds something already, or cannot be replaced."""
+    """The path of a folder that can be written. An error if it is not empty, or cannot be replaced."""
     output_dir = Path(output_dir)
     if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise FileExistsError(
-            f"`{argument}` is {str(output_dir)!r}, which exists and is not empty. Choose another folder or remove it; "
-            "nothing is overwritten."
+            f"`{argument}` is {str(output_dir)!r}, which is not empty. Choose another folder or remove it."
         )
     if os.path.ismount(output_dir):
         raise OSError(
-            f"`{argument}` is {str(output_dir)!r}, where a disk is mounted, but the folder is made elsewhere and moved "
-            "to its place. Choose a folder on that disk."
+            f"`{argument}` is {str(output_dir)!r}, a mount point, which cannot be replaced. Choose a folder in it."
         )
     return output_dir
 
@@ -35,9 +33,9 @@ def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> Pa
 @contextmanager
 def staged_folder(output_dir: str | Path) -> Iterator[Path]:
     """
-    A new folder beside `output_dir`, moved into its place when the block ends, removed when the block fails.
+    A new folder next to `output_dir`, moved into its place when the block ends, removed when the block fails.
 
-    What a killed process of this machine left there is removed first. Where `output_dir` is a link, its target counts.
+    What a killed process of this machine left there is removed first. If `output_dir` is a link, its target counts.
 
     Raises:
         FileExistsError: `output_dir` has content.
@@ -55,8 +53,7 @@ def staged_folder(output_dir: str | Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
     except OSError as error:
         raise OSError(
-            f"`output_dir` is {str(output_dir)!r}, beside which no folder can be made ({error}). Choose a place where "
-            "you may write."
+            f"`output_dir` is {str(output_dir)!r}, where no folder can be created ({error}). Choose another place."
         ) from error
     _in_use.add(staging)
     try:
@@ -66,8 +63,8 @@ def staged_folder(output_dir: str | Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
             raise OSError(
-                f"`output_dir` is {str(output_dir)!r}, which could not be written ({error}). Nothing is left of it; "
-                "free some space or choose another folder, and run again."
+                f"`output_dir` is {str(output_dir)!r}, which could not be written ({error}). Free some space, "
+                "or choose another folder."
             ) from error
         raise
     finally:
@@ -75,7 +72,7 @@ def staged_folder(output_dir: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is the old one or the new one at every moment."""
+    """Write a file atomically: at every moment it is the old one or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -91,8 +88,7 @@ def _move(staging: Path, target: Path) -> None:
         staging.rename(target)
     except OSError as error:
         raise OSError(
-            f"`output_dir` is {str(target)!r}, whose place something else has taken meanwhile ({error}). Choose "
-            "another folder and run again."
+            f"`output_dir` is {str(target)!r}, which appeared during the run ({error}). Choose another folder."
         ) from error
 
 

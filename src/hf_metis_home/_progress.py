@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-SECONDS = 10  # between two lines where there is no terminal
+SECONDS = 10  # between two lines without a terminal
 
 
 @contextmanager
 def progress(description: str, total: float, unit: str = "") -> Iterator[Callable[[float], None]]:
     """
-    Show how far some work is while the block runs.
+    Show the progress of some work while the block runs.
 
     Args:
         description (`str`):

@@ -1,6 +1,6 @@
 """
-What torchao and bitsandbytes say when they are imported, which transformers and PEFT do wherever they are installed:
-nothing that a user of this library could act on.
+Messages that torchao and bitsandbytes log at import, which users of this library can do nothing about. transformers and
+PEFT import both if they are installed.
 """
 
 import logging
@@ -13,7 +13,7 @@ REMARKS = {
 
 
 def leave_out_remarks() -> None:
-    """Keeps them out of this process's log, and nothing else. Imports neither."""
+    """Drop these messages from the log of this process. Imports neither library."""
     for name in REMARKS:
         logging.getLogger(name).addFilter(_is_wanted)
 

@@ -1,4 +1,4 @@
-"""Which versions a result was made with."""
+"""The versions behind a result."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """
-    Python and the installed ones of the packages that results depend on. Imports none of them.
+    Versions of Python and of the installed packages that results depend on. Imports none of them.
 
     Returns:
         `dict[str, str]`: name to version.

@@ -81,7 +81,7 @@ def test_refuses(words, message, folder, capsys):
 
 def test_refuses_a_dense_model_and_outcomes_of_other_weights(folder, capsys):
     assert calibrate(folder.parent / "dense", "--thinking_ratio", "0.4") == 2
-    assert "must be a two-branch model" in capsys.readouterr().err
+    assert "not a two-branch model" in capsys.readouterr().err
     run = {"model": {"name": "other", "weights": "0" * 64}}
     (folder.parent / "outcomes" / "run.json").write_text(json.dumps(run))
     assert calibrate(folder, "--thinking_ratio", "0.4") == 2

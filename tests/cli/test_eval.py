@@ -133,7 +133,7 @@ def test_what_is_complete_is_not_overwritten(folder, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/outcomes.parquet").write_text("kept")
     assert eval_verb.main(flags(folder, tmp_path / "out")) == 2
-    assert "exists and is not empty" in capsys.readouterr().err
+    assert "which is not empty" in capsys.readouterr().err
     assert (tmp_path / "out/outcomes.parquet").read_text() == "kept"
 
 

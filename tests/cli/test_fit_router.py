@@ -167,7 +167,7 @@ def test_refusals(tmp_path, hybrid, rows, capsys):
     Dataset.from_list([{"a": 1}]).to_parquet(tmp_path / "other.parquet")
     DatasetDict({n: Dataset.from_list(ROWS[:2]) for n in "ab"}).save_to_disk(tmp_path / "splits")
     for words, message in [
-        (command(dense, rows, tmp_path / "out"), "must be a two-branch model"),
+        (command(dense, rows, tmp_path / "out"), "not a two-branch model"),
         (command(hybrid, tmp_path / "gone.parquet", tmp_path / "out"), "`dataset` is .*which could not be read"),
         (command(hybrid, tmp_path / "splits", tmp_path / "out"), r"has no split 'train', only \['a', 'b'\]"),
         (command(hybrid, tmp_path / "other.parquet", tmp_path / "out"), "Row 0 of `rows` has `thinking` None"),

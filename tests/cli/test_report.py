@@ -13,8 +13,8 @@ from tests.reports.report_common import outcome, write_folder
         (["--baselines", "=here"], "needs name=FOLDER"),
         (["--baselines", "a=x", "a=y"], "`--baselines` names 'a' twice"),
         (["--threshold", "2"], "`threshold` is 2.0, but it is compared with a probability"),
-        (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which does not exist. Pass the folder"),
-        (["--baselines", "a=nowhere"], "`baselines` is 'nowhere', which does not exist. Pass the folder"),
+        (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which is not a file. Pass the folder"),
+        (["--baselines", "a=nowhere"], "`baselines` is 'nowhere', which is not a file. Pass the folder"),
     ],
 )
 def test_refuses(words, message, tmp_path, monkeypatch, capsys):
@@ -28,4 +28,4 @@ def test_refuses(words, message, tmp_path, monkeypatch, capsys):
 def test_overwrites_nothing(tmp_path, capsys):
     write_folder(tmp_path / "outcomes", [outcome(0)])
     assert main(["report", "--outcomes", str(tmp_path / "outcomes"), "--output_dir", str(tmp_path / "outcomes")]) == 2
-    assert "exists and is not empty" in capsys.readouterr().err
+    assert "which is not empty" in capsys.readouterr().err

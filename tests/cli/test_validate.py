@@ -37,7 +37,7 @@ def test_damaged_folder(folder, capsys):
     assert main(["validate", "--model_name_or_path", str(folder)]) == 1
     captured = capsys.readouterr()
     lines = {line.split(":")[0]: line for line in captured.out.splitlines()}
-    assert len(lines) == 11 and "holds neither model.safetensors" in lines["✗ files"]
+    assert len(lines) == 11 and "has neither model.safetensors" in lines["✗ files"]
     assert lines["– tensors"] == "– tensors: not run, needs files"
     assert "\x1b" not in captured.out and captured.err == ""
 

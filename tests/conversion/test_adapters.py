@@ -37,7 +37,7 @@ def test_adapter_becomes_a_branch(tmp_path, dense, kind):
     adapter = save_adapter(dense, tmp_path / "adapter", **ADAPTERS[kind])
     upcycle_checkpoint(dense, tmp_path / "hybrid", thinking_adapter=adapter, router_layer=0)
     hybrid, expected = hybrid_of(tmp_path / "hybrid"), logits(adapted(dense, adapter))
-    assert hybrid.config.text_config.branch_kind == "lora"
+    assert hybrid.config.branch_kind == "lora"
     torch.testing.assert_close(logits(hybrid, thinking=True), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits(hybrid, thinking=False), logits(dense_of(dense)))
     assert (expected - logits(dense_of(dense))).abs().max() > 1e-3
@@ -72,7 +72,7 @@ def test_two_adapters_that_disagree(tmp_path, dense):
         dense, tmp_path / "hybrid", router_layer=0, **{f"{name}_adapter": path for name, path in adapters.items()}
     )
     hybrid = hybrid_of(tmp_path / "hybrid")
-    assert hybrid.config.text_config.branch_rank == 4
+    assert hybrid.config.branch_rank == 4
     for branch, adapter in adapters.items():
         found = logits(hybrid, thinking=branch == "thinking")
         torch.testing.assert_close(found, logits(adapted(dense, adapter)), rtol=1e-5, atol=1e-5)
@@ -109,7 +109,7 @@ def test_record_names_the_adapter(tmp_path, dense):
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"use_dora": True}, "an adapter with use_dora=True, but a branch can only hold plain LoRA"),
+        ({"use_dora": True}, "an adapter with use_dora=True, but a branch can only be plain LoRA"),
         ({"modules_to_save": ["lm_head"]}, r"an adapter with modules_to_save=\['lm_head'\]"),
         ({"bias": "all"}, "an adapter with bias='all'"),
         ({"alora_invocation_tokens": [5, 6]}, r"an adapter with alora_invocation_tokens=\[5, 6\]"),
@@ -150,7 +150,7 @@ def test_adapter_of_another_base(tmp_path, dense, caplog):
         ({"router_layer": 1}, r"`thinking_adapter` changes .*layers\.0.* Use `router_layer=0`"),
         ({"router_layer": 0, "branch_rank": 1}, "`branch_rank` is 1, but an adapter has rank 2"),
         ({"router_layer": 0, "branch_projections": ["up_proj"]}, r"`branch_projections` lacks \['down_proj', 'gate"),
-        ({"router_layer": 0, "shared_from": "mean"}, "adapters only fit the weights of the dense model"),
+        ({"router_layer": 0, "shared_from": "mean"}, "adapters only fit the dense weights"),
         ({"router_layer": 0, "thinking_model": "dense"}, "`thinking_model` and `thinking_adapter` both give"),
     ],
 )  # fmt: skip
@@ -165,7 +165,7 @@ def test_options_that_do_not_fit(tmp_path, dense, options, message):
 
 def test_attention_has_no_place_in_whole_networks(tmp_path, dense):
     adapter = save_adapter(dense, tmp_path / "adapter", target_modules=ATTENTION)
-    with pytest.raises(ValueError, match="with `branch_kind='ffn'` attention is shared. Use 'lora'"):
+    with pytest.raises(ValueError, match="but 'ffn' branches share the attention. Use 'lora'"):
         upcycle_checkpoint(dense, tmp_path / "out", thinking_adapter=adapter, branch_kind="ffn", router_layer=0)
 
 
@@ -175,5 +175,5 @@ def test_missing_adapter(tmp_path, dense):
         upcycle_checkpoint(dense, tmp_path / "out", thinking_adapter=tmp_path / "empty")
     adapter = save_adapter(dense, tmp_path / "adapter")
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="holds no adapter_model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="without adapter_model.safetensors"):
         upcycle_checkpoint(dense, tmp_path / "out", thinking_adapter=adapter)

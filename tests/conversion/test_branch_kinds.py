@@ -34,7 +34,7 @@ def test_merge_and_back(tmp_path, dense):
     hybrid = upcycle_checkpoint(dense, tmp_path / "lora", **KINDS["lora_1"])
     hybrid = perturb(hybrid, (".lora_B.", ROUTER, "norm"))
     change_branch_kind(hybrid, tmp_path / "ffn", branch_kind="ffn")
-    assert hybrid_of(tmp_path / "ffn").config.text_config.branch_kind == "ffn"
+    assert hybrid_of(tmp_path / "ffn").config.branch_kind == "ffn"
     assert_same_answers(tmp_path / "ffn", hybrid)
     # The difference of two changes of rank 3 has rank 6.
     change_branch_kind(tmp_path / "ffn", tmp_path / "back", branch_kind="lora", branch_rank=6, max_error=1e-4)
@@ -49,7 +49,7 @@ def test_result_is_a_model_like_any_other(tmp_path, dense):
     change_branch_kind(hybrid, tmp_path / "lora", branch_kind="lora", branch_rank=2)
     export_checkpoint(tmp_path / "lora", tmp_path / "adapter", format="peft", branch="thinking", base_model=dense)
     card = (tmp_path / "lora/README.md").read_text()
-    assert "low-rank change" in card and "State of training" not in card
+    assert "low-rank update" in card and "State of training" not in card
 
 
 @pytest.mark.parametrize(

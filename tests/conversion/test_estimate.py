@@ -176,7 +176,7 @@ def test_options_of_a_two_branch_model(tmp_path):
 
 def test_router_alone(tmp_path):
     config = tiny_hybrid().config
-    config.text_config.router_layer = config.text_config.num_hidden_layers
+    config.router_layer = config.text_config.num_hidden_layers
     with pytest.raises(ValueError, match="`model_name_or_path` is .* a router export"):
         estimate_memory(save_config(config, tmp_path))
 

@@ -83,7 +83,7 @@ def test_through_the_command(tmp_path, kind, capsys):
     ]
     command = f"upcycle --model_name_or_path {dense} --output_dir {tmp_path / 'out'} "
     assert main([*command.split(), "--router_examples", str(tmp_path / "examples.jsonl"), *options]) == 0
-    assert "its router set from the examples" in capsys.readouterr().out.splitlines()[-1]
+    assert "with the router set from the examples" in capsys.readouterr().out.splitlines()[-1]
     model, processor = hybrid_of(tmp_path / "out"), tiny_word_level()[1]
     assert (probabilities(model, processor) > 0.5).tolist() == [True] * 3 + [False] * 3
     # The same as afterwards, in memory.
@@ -91,7 +91,7 @@ def test_through_the_command(tmp_path, kind, capsys):
     initialise_router(plain, processor, ROWS)
     torch.testing.assert_close(probabilities(plain, processor), probabilities(model, processor))
     assert json.loads((tmp_path / "out/upcycle.json").read_text())["router_examples"] == 6
-    assert "set from 6 examples" in (tmp_path / "out/README.md").read_text()
+    assert "mean features of 6 examples" in (tmp_path / "out/README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_bad_files(tmp_path, capsys):
     for content, message in [
         (None, "which is not a file"),
         ("{", "line 1 of"),
-        ('\n{"prompt": [], "thinking": true, "images": ["gone.png"]}', "line 2 of .* names missing images"),
+        ('\n{"prompt": [], "thinking": true, "images": ["gone.png"]}', "line 2 of .* has missing images"),
     ]:
         path = tmp_path / "examples.jsonl"
         path.unlink(missing_ok=True)

@@ -92,7 +92,7 @@ def check_whole(folder, **kwargs):
 def test_upcycled_folder(whole, dense):
     found = check_whole(whole, dense_model=dense)
     assert "thinking: 0 of " in found["dense parity"].detail and "differ," not in found["dense parity"].detail
-    assert found["code"].detail == "6 files, this package's"
+    assert found["code"].detail == "7 files, this package's"
     assert "dense parity" not in check_whole(whole)
 
 
@@ -151,7 +151,7 @@ def test_tied_head_stored_twice(tmp_path):
 def test_code_of_another_version_is_a_note(folder):
     with (folder / "modeling_metis_home.py").open("a") as file:
         file.write("\nVERSION = 2\n")
-    assert check_whole(folder)["code"].detail == "6 files, this package's except modeling_metis_home.py"
+    assert check_whole(folder)["code"].detail == "7 files, this package's except modeling_metis_home.py"
 
 
 # Configuration and weights
@@ -163,7 +163,7 @@ WEIGHTS = ("tensors", "dtypes", "finite values", "head", "calibration")
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ('{"model_type": "llama"}', "whose model_type is 'llama'"),
+        ('{"model_type": "llama"}', "of model_type 'llama'"),
         ('{"model_type": "metis_home", "thinking_threshold": 2}', "`thinking_threshold` is 2"),
         ('{"model_type": "metis_home", "thinking_threshold": "high"}', "thinking_threshold"),
         (None, "config.json"),
@@ -180,13 +180,13 @@ def test_configuration(folder, text, message):
 def test_missing_shard(sharded, dense):
     check_whole(sharded)
     sorted(sharded.glob("*.safetensors"))[1].unlink()
-    check_defect(sharded, "files", "names missing shards: model-00002", WEIGHTS)
+    check_defect(sharded, "files", "with missing shards: model-00002", WEIGHTS)
     check_defect(sharded, "files", "missing shards", (*WEIGHTS, "dense parity"), dense_model=dense)
 
 
 def test_missing_index(sharded):
     (sharded / INDEX).unlink()
-    check_defect(sharded, "files", "holds neither model.safetensors nor model.safetensors.index.json", WEIGHTS)
+    check_defect(sharded, "files", "has neither model.safetensors nor model.safetensors.index.json", WEIGHTS)
 
 
 def test_index_that_disagrees(sharded):
@@ -242,7 +242,7 @@ def test_dtypes(folder, name, dtype, message):
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_values(folder, dense, value):
     rewrite(folder, lambda tensors: tensors[UP][3, 4].fill_(value))
-    check_defect(folder, "finite values", f"1 tensors hold NaN or infinite values: {UP}.")
+    check_defect(folder, "finite values", f"1 tensors have NaN or infinite values: {UP}.")
     check_defect(folder, "finite values", UP, ("dense parity",), dense_model=dense)
 
 
@@ -283,7 +283,7 @@ def auto_map(folder, **changes):
     [
         ({"AutoModel": None}, "`auto_map` in config.json lacks ['AutoModel']"),
         ({"AutoModel": "modeling_metis_home.Other"}, "modeling_metis_home.py has no such class"),
-        ({"AutoModel": "o/n--modeling_metis_home.MetisHomeModel"}, "points to another repository (o/n--modeling"),
+        ({"AutoModel": "o/n--modeling_metis_home.MetisHomeModel"}, "names another repository (o/n--modeling"),
     ],
 )
 def test_auto_map(folder, changes, message):

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from hf_metis_home.conversion import export_checkpoint, upcycle_checkpoint
 from hf_metis_home.conversion.vllm_export import vllm_flags
@@ -96,7 +97,9 @@ def test_the_router_and_the_readme(exported):
     rank = json.loads((folder / "adapters/thinking/adapter_config.json").read_text())["r"]
     assert rank <= int(words[words.index("--max-lora-rank") + 1]) in (8, 16)
     assert words[words.index("--middleware") + 1] == "hf_metis_home.serving.RouterMiddleware"
-    assert "--trust-remote-code" not in words and ("--trust-remote-code" in readme) == ("both are computed" in readme)
+    assert "--trust-remote-code" not in words and ("--trust-remote-code" in readme) == (
+        "both branches are computed" in readme
+    )
     assert ("branch_gate" in words) == (record["branch_kind"] == "ffn") == ("--trust-remote-code" in readme)
     for branch, place in (("thinking", "thinking"), ("non_thinking", "non-thinking")):
         line = "metis-home export --model_name_or_path HYBRID --format dense --branch {} --output_dir {}\n"
@@ -161,7 +164,9 @@ def test_gated_is_exact_in_bf16_and_splits_over_devices(gated):
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText"}
     assert not any("router." in name for name in stored(gated / "vllm/model"))
     model = AutoModelForImageTextToText.from_pretrained(gated / "vllm/model", trust_remote_code=True).eval()
-    assert model.config.text_config.base_model_tp_plan == tensor_parallel_plan(True, BRANCHES, None)
+    assert model.config.text_config.base_model_tp_plan == tensor_parallel_plan(
+        Qwen2_5_VLTextConfig.base_model_tp_plan, True, BRANCHES, None
+    )
     served = PeftModel.from_pretrained(model, gated / "vllm/adapters/thinking")
     assert torch.equal(logits(served), logits(hybrid_of(gated / "hybrid", dtype="auto"), thinking=True))
     without = AutoModelForImageTextToText.from_pretrained(gated / "vllm/model", trust_remote_code=True).eval()

@@ -90,7 +90,7 @@ def test_refusals_come_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=r"`preset` is 'tiny', but must be one of \['smoke', 'small', 'full'\]"):
         run_demo("tiny", output_dir=tmp_path / "run")
     (tmp_path / "kept").write_text("")
-    with pytest.raises(FileExistsError, match="`output_dir` is .*exists and is not empty. Choose another folder"):
+    with pytest.raises(FileExistsError, match="`output_dir` is .*which is not empty. Choose another folder"):
         run_demo("smoke", output_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 

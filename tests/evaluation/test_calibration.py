@@ -5,8 +5,9 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from hf_metis_home.evaluation.calibration import calibrate_threshold, candidates, certify, drop_bound
+from hf_metis_home.evaluation.calibration import calibrate_threshold, certify, drop_bound
 from hf_metis_home.evaluation.outcomes import COLUMNS, FEATURES
+from hf_metis_home.evaluation.routing_metrics import candidates
 
 
 SPLITS = 500

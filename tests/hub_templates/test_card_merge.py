@@ -123,6 +123,6 @@ def test_line_ends_of_the_file_stay(tmp_path):
 def test_metadata_that_cannot_be_read_is_not_lost(tmp_path, front):
     path = tmp_path / "README.md"
     path.write_text(f"---\n{front}\n---\n# Mine\n")
-    with pytest.raises(ValueError, match=r"(?s)README.md has metadata that cannot be read: .* Fix the lines between"):
+    with pytest.raises(ValueError, match=r"(?s)README.md has unreadable metadata: .* Fix the lines between"):
         write_card(path, METADATA, SECTIONS)
     assert path.read_text() == f"---\n{front}\n---\n# Mine\n"

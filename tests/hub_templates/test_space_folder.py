@@ -89,7 +89,7 @@ def test_a_constant_that_is_not_there():
         ("me/hybrid", COMMIT[:-1], "40 hexadecimal digits"),
         ("me/hybrid", COMMIT + "0", "40 hexadecimal digits"),
         ("not a name", COMMIT, "`model_name_or_path` is 'not a name', which is neither a folder nor a Hub id"),
-        (".", COMMIT, "the folder '.' has no revisions"),
+        (".", COMMIT, "'.' is a folder, without revisions"),
     ],
 )
 def test_refusals(tmp_path, name, revision, message):

@@ -90,11 +90,15 @@ def test_image_features_that_do_not_match(hybrid):
         ({"answer_format": {"thinking_tags": ["<think>"], "answer_tags": None}}, "`answer_format` is"),
         ({"answer_format": {"thinking_tags": ["<think>", ""], "answer_tags": None}}, "`answer_format` is"),
         ({"answer_format": {"thinking_tags": "<>", "answer_tags": None}}, "`answer_format` is"),
-        ({"text_config": text_config(branch_kind="moe")}, "`branch_kind` is 'moe'"),
-        ({"text_config": text_config(router_layer=4)}, "`router_layer` is 4, .* below the number of decoder layers"),
-        ({"text_config": text_config(router_layer=-1)}, "`router_layer` is -1"),
-        ({"text_config": text_config(router_pooling="max")}, "`router_pooling` is 'max'"),
-        ({"text_config": text_config(router_hidden_size=0)}, "`router_hidden_size` is 0"),
+        ({"branch_kind": "moe"}, "`branch_kind` is 'moe'"),
+        (
+            {"text_config": text_config(), "router_layer": 4},
+            "`router_layer` is 4, .* below the number of",
+        ),
+        ({"router_layer": -1}, "`router_layer` is -1"),
+        ({"router_pooling": "max"}, "`router_pooling` is 'max'"),
+        ({"router_hidden_size": 0}, "`router_hidden_size` is 0"),
+        ({"text_config": text_config(router_layer=1)}, "belong in the top level: .* again .* `metis-home upcycle`"),
     ],
 )
 def test_config(fields, message):
@@ -104,4 +108,4 @@ def test_config(fields, message):
 
 def test_config_reports_all_errors_at_once():
     with pytest.raises(ValueError, match="(?s)branch_kind.*router_layer"):
-        MetisHomeConfig(text_config=text_config(branch_kind="moe", router_layer=9))
+        MetisHomeConfig(text_config=text_config(), branch_kind="moe", router_layer=9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_metis_home.conversion.router_export import router_config, router_tensor_names
+from hf_metis_home.conversion.router_export import router_config, router_tensors
 from hf_metis_home.modeling import MetisHomeForConditionalGeneration, MetisHomeModel
 from hf_metis_home.modeling.router_metis_home import is_thinking
 
@@ -68,7 +68,7 @@ def test_with_a_budget(hybrid):
 def test_a_router_alone_decides(hybrid):
     config = router_config(hybrid.config)
     router = MetisHomeModel(config).eval()
-    names = router_tensor_names(hybrid.state_dict(), hybrid.config)
+    names = router_tensors(hybrid.state_dict(), hybrid.config)
     router.load_state_dict({name.removeprefix("model."): hybrid.state_dict()[name] for name in names})
     found, expected = router.decide(**batch(OPENED)), hybrid.decide(**batch(OPENED))
     assert found.source == expected.source == ["opening", "opening", "router", "router"]

@@ -28,12 +28,12 @@ def real_config(size: str, router_layer: int):
     hidden, ffn, layers, heads, kv_heads, vocabulary, tied = REAL_SHAPES[size]
     text = {
         "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "vocab_size": vocabulary, "router_layer": router_layer,
+        "num_key_value_heads": kv_heads, "vocab_size": vocabulary,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
     }  # fmt: skip
     vision = {"hidden_size": VISION_HIDDEN, "intermediate_size": VISION_FFN, "depth": VISION_DEPTH}
     vision["out_hidden_size"] = hidden
-    return MetisHomeConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+    return MetisHomeConfig(text_config=text, router_layer=router_layer, vision_config=vision, tie_word_embeddings=tied)
 
 
 def dense_count(size: str) -> int:
@@ -122,7 +122,7 @@ def test_parameter_counts_of_the_real_models(size, router_layer):
     hybrid.tie_weights()
     dense.tie_weights()
     assert dense.num_parameters() == dense_count(size)
-    queries, width = 4, config.text_config.router_hidden_size
+    queries, width = 4, config.router_hidden_size
     router = queries * hidden + queries * hidden * width + width + 2 * width + 2
     assert hybrid.num_parameters() == dense_count(size) + (layers - router_layer) * 3 * hidden * ffn + router
 

@@ -31,12 +31,12 @@ def test_the_order_does_not_depend_on_the_rows(tmp_path, kind):
 
 
 def test_text_alone_is_the_same_with_and_without_a_vision_tower_that_runs(monkeypatch):
-    from hf_metis_home.modeling import modeling_metis_home
+    from hf_metis_home.modeling import mixins_metis_home
     from tests.trainers.two_ranks import batch_of, loss_of
 
     losses, gradients = [], []
     for distributed in (False, True):
-        monkeypatch.setattr(modeling_metis_home, "_is_distributed", lambda value=distributed: value)
+        monkeypatch.setattr(mixins_metis_home, "_is_distributed", lambda value=distributed: value)
         model = make_hybrid()[0].train()
         loss = loss_of(model, batch_of((True, False), images=(0,)))
         loss.backward()

@@ -57,7 +57,7 @@ def saved(tmp_path):
     # The 4-bit kernels of a CPU want multiples of 64.
     text = text_config(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=4)
     vision = {**VISION_CONFIG, "out_hidden_size": text["hidden_size"]}
-    config = MetisHomeConfig(text_config={**text, "router_hidden_size": 8}, vision_config=vision, **TOKEN_IDS)
+    config = MetisHomeConfig(text_config=text, router_hidden_size=8, vision_config=vision, **TOKEN_IDS)
     model = MetisHomeForConditionalGeneration(config).eval()
     router = model.model.language_model.router
     # An opinion, which the score starts without, and queries about as sharp as upcycling makes them: sharper ones pass

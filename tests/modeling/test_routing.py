@@ -96,7 +96,7 @@ def test_route_runs_no_layer_past_the_router(hybrid):
     for index, layer in enumerate(layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
     hybrid.route(**batch(PROMPTS))
-    assert ran == list(range(hybrid.config.text_config.router_layer))
+    assert ran == list(range(hybrid.config.router_layer))
 
 
 def test_route_leaves_no_trace(hybrid):

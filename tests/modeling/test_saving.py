@@ -16,7 +16,7 @@ from .tiny import TOKEN_IDS, VISION_CONFIG, batch, prompt_ids, text_config, tiny
 def test_round_trip(tmp_path, tied, shards):
     torch.manual_seed(0)
     config = MetisHomeConfig(
-        text_config=text_config(router_layer=1), vision_config=VISION_CONFIG, tie_word_embeddings=tied, **TOKEN_IDS
+        text_config=text_config(), router_layer=1, vision_config=VISION_CONFIG, tie_word_embeddings=tied, **TOKEN_IDS
     )
     model = MetisHomeForConditionalGeneration(config).eval()
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
@@ -55,7 +55,7 @@ def test_a_folder_names_its_pooling(tmp_path, pooling):
     """The default too, so that folders mean the same when another becomes the default."""
     model = tiny_hybrid(**({} if pooling is None else {"router_pooling": pooling}))
     model.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())["text_config"]["router_pooling"]
+    saved = json.loads((tmp_path / "config.json").read_text())["router_pooling"]
     assert saved == (pooling or "attention")
     loaded = MetisHomeForConditionalGeneration.from_pretrained(tmp_path)
     inputs = batch([prompt_ids(0)])
@@ -66,9 +66,10 @@ def test_shapes_of_the_7b_model():
     config = MetisHomeConfig(
         text_config={
             "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-            "num_key_value_heads": 4, "vocab_size": 152064, "router_layer": 0,
+            "num_key_value_heads": 4, "vocab_size": 152064,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         },
+        router_layer=0,
         vision_config={"hidden_size": 1280, "out_hidden_size": 3584},
     )  # fmt: skip
     with torch.device("meta"):

@@ -3,7 +3,7 @@
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hf_metis_home.modeling import MetisHomeConfig, MetisHomeForConditionalGeneration
+from hf_metis_home.modeling import MetisHomeConfig, MetisHomeConfigMixin, MetisHomeForConditionalGeneration
 
 
 IMAGE, VIDEO, VISION_START, VISION_END = 90, 91, 92, 93
@@ -69,9 +69,12 @@ def tiny_dense(seed: int = 0, **text):
 def tiny_hybrid(seed: int = 0, **text):
     """A hybrid whose branches differ and whose router has an opinion."""
     torch.manual_seed(seed)
+    own = {name: text.pop(name) for name in list(text) if name in MetisHomeConfigMixin.__dataclass_fields__}
     config = MetisHomeConfig(
-        text_config=text_config(router_hidden_size=8, **text),
+        text_config=text_config(**text),
         vision_config=VISION_CONFIG,
+        router_hidden_size=8,
+        **own,
         assistant_header_ids=HEADER,
         end_of_turn_id=TURN_END,
         thinking_opening_ids=THINKING_OPENING,

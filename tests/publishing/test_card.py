@@ -189,7 +189,7 @@ def test_hand_edited_threshold_is_not_called_calibrated(folder, tmp_path):
         (["--license", "Apache 2.0"], "`license` is 'Apache 2.0', but must be an identifier of the Hub"),
         (["--model_id", "a/b/c"], "`model_id` is 'a/b/c', which cannot be an id on the Hub"),
         (["--datasets", "ok/rows", "../rows"], "`datasets` is '../rows'"),
-        (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which does not exist"),
+        (["--outcomes", "nowhere"], "`outcomes` is 'nowhere', which is not a file"),
         (["--model_name_or_path", "nowhere"], "which is not a local folder"),
         (["--model_name_or_path", "."], "contains no config.json of a model"),
     ],

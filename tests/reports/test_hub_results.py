@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hf_metis_home.reports.hub_results import eval_results, model_index, slug
-from hf_metis_home.reports.report import write_report_from_folder
+from hf_metis_home.reports.report import write_report
 from tests.reports.report_common import dense_outcome, outcome, write_folder
 
 
@@ -66,7 +66,7 @@ def test_names_of_files_are_harmless():
 def test_report_writes_them(tmp_path):
     run = {"tasks": SOURCES, "date": "2026-11-25T07:00:00Z", "arguments": {"model_name_or_path": "me/hybrid"}}
     folder = write_folder(tmp_path / "outcomes", [outcome(number) for number in range(8)], run=run)
-    write_report_from_folder(folder, tmp_path / "report")
+    write_report(folder, tmp_path / "report")
     [entry] = parse_eval_result_entries(yaml.safe_load((tmp_path / "report/.eval_results/sums.yaml").read_text()))
     assert entry.value == 50.0 and entry.dataset_id == "owner/sums"
     index = yaml.safe_load((tmp_path / "report/model_index.json").read_text())
@@ -76,6 +76,6 @@ def test_report_writes_them(tmp_path):
 def test_dense_model(tmp_path):
     run = {"tasks": SOURCES}
     folder = write_folder(tmp_path / "outcomes", [dense_outcome(number) for number in range(8)], run=run)
-    write_report_from_folder(folder, tmp_path / "report")
+    write_report(folder, tmp_path / "report")
     [entry] = parse_eval_result_entries(yaml.safe_load((tmp_path / "report/.eval_results/sums.yaml").read_text()))
     assert entry.value == 50.0 and "router" not in entry.notes

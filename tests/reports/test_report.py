@@ -9,11 +9,10 @@ import shutil
 import subprocess
 
 import pytest
-from datasets import Dataset
 from PIL import Image
 
-from hf_metis_home.evaluation.outcomes import FEATURES
-from hf_metis_home.reports.report import write_report, write_report_from_folder
+from hf_metis_home.evaluation.outcomes_folder import read_outcomes_folder
+from hf_metis_home.reports.report import report_command, write_report
 from hf_metis_home.reports.wrong_routes import IMAGE_SIDE, LONGEST_TEXT, SAMPLES
 from tests.demo.test_report import LOADING, NASTY, Page
 from tests.reports.report_common import dense_outcome, outcome, write_folder
@@ -30,7 +29,7 @@ def report(tmp_path, monkeypatch):
 
     def write(rows=ROWS, questions=None, run=None, **options) -> Page:
         folder = write_folder(tmp_path / "outcomes", rows, questions, run)
-        write_report_from_folder(folder, tmp_path / "report", **options)
+        write_report(folder, tmp_path / "report", **options)
         return Page((tmp_path / "report" / "report.html").read_text("utf-8"))
 
     return write
@@ -204,40 +203,41 @@ def test_page_stays_small(report):
 
 
 def test_wrong_paths_say_what_to_give(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`outcomes` is .*nowhere', which does not exist. Pass the folder"):
-        write_report_from_folder(tmp_path / "nowhere", tmp_path / "report")
+    with pytest.raises(FileNotFoundError, match="`outcomes` is .*nowhere', which is not a file. Pass the folder"):
+        write_report(tmp_path / "nowhere", tmp_path / "report")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="does not contain outcomes.parquet"):
-        write_report_from_folder(tmp_path / "empty", tmp_path / "report")
+    with pytest.raises(FileNotFoundError, match="empty/outcomes.parquet', which is not a file"):
+        write_report(tmp_path / "empty", tmp_path / "report")
     folder = write_folder(tmp_path / "outcomes", ROWS)
     with pytest.raises(FileNotFoundError, match="`baselines` is .*nowhere'"):
-        write_report_from_folder(folder, tmp_path / "report", baselines={"dense": tmp_path / "nowhere"})
+        write_report(folder, tmp_path / "report", baselines={"dense": tmp_path / "nowhere"})
     (folder / "run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json' is not valid JSON"):
-        write_report_from_folder(folder, tmp_path / "report")
+        write_report(folder, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
-def test_report_from_memory_names_the_folder_of_its_run(tmp_path):
-    table = Dataset.from_list(ROWS, features=FEATURES)
-    results = write_report(table, {"arguments": {"output_dir": "runs/out"}}, tmp_path / ".out.partial")
+def test_report_in_a_folder_that_will_be_moved_names_its_last_place(tmp_path):
+    folder = write_folder(tmp_path / ".out.partial", ROWS)
+    results = write_report(folder, folder, command=report_command("runs/out"))
     assert results["tasks"]["all"]["n"] == 8
-    page = Page((tmp_path / ".out.partial" / "report.html").read_text("utf-8"))
+    page = Page((folder / "report.html").read_text("utf-8"))
     assert "metis-home report --outcomes runs/out --output_dir report" in page.shown
     assert ".partial" not in page.shown
-    write_report(table, {}, tmp_path / "report")
-    assert "metis-home report" not in Page((tmp_path / "report" / "report.html").read_text("utf-8")).shown
+    write_report(folder, tmp_path / "report")
+    page = Page((tmp_path / "report" / "report.html").read_text("utf-8"))
+    assert f"metis-home report --outcomes {folder} --output_dir report" in page.shown
 
 
 def test_parquet_alone_will_do(tmp_path):
     folder = write_folder(tmp_path / "outcomes", ROWS, run={"thinking_threshold": 0.85})
-    found = write_report_from_folder(folder / "outcomes.parquet", tmp_path / "report")
+    found = write_report(folder / "outcomes.parquet", tmp_path / "report")
     assert found["threshold"] == 0.85
 
 
 def test_page_shows_the_plots_that_are_written(tmp_path):
     folder = write_folder(tmp_path / "outcomes", ROWS)
-    write_report_from_folder(folder, tmp_path / "report")
+    write_report(folder, tmp_path / "report")
     page = Page((tmp_path / "report" / "report.html").read_text("utf-8"))
     plots = [attributes for tag, attributes in page.tags if tag == "img"]
     assert [plot["alt"].split(":")[0].split(" of ")[0] for plot in plots] == ["Plot", "Bars", "Plot"]
@@ -260,3 +260,13 @@ def test_browser_draws_it_light_and_dark(report, tmp_path):
             corners[scheme] = image.convert("L").getpixel((2, 2))
             assert len(image.convert("RGB").getcolors(1 << 24)) > 100  # text and plots, not a blank page
     assert corners["dark"] < 50 and corners["light"] > 200
+
+
+def test_a_table_in_memory_is_not_read_again(tmp_path, monkeypatch):
+    """What `metis-home eval` has in hand gives the same results as its folder."""
+    folder = write_folder(tmp_path / "outcomes", ROWS)
+    answered = read_outcomes_folder(folder)
+    expected = write_report(folder, tmp_path / "read")
+    reader = "hf_metis_home.reports.report.read_outcomes_folder"
+    monkeypatch.setattr(reader, lambda *arguments: pytest.fail("read again"))
+    assert write_report(answered, tmp_path / "in-memory", command="metis-home report") == expected

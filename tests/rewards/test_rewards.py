@@ -142,7 +142,7 @@ def test_what_is_rendered_is_well_formed(thought, answer):
 
 
 @settings(deadline=None)
-@given(without_tags, results.filter(lambda text: text.strip(" .,:;\"'“”‘’$\\()[]{}*`!?")))
+@given(without_tags, results.filter(lambda text: text.strip().strip(" .,:;\"'“”‘’$\\()[]{}*`!?")))
 def test_the_gold_answer_wins_and_a_second_block_never_does(thought, gold):
     text = AnswerFormat().render(thought, gold)
     assert accuracy_reward([text + "<answer>x</answer>", f"{text}<answer>{gold}</answer>"], [gold] * 2) == [0.0, 0.0]

@@ -216,12 +216,12 @@ def test_refusals(hybrid_folder, router_folder, tmp_path, capsys, monkeypatch):
     assert "there is no command `vllm`" in says(*model, "--engine", "vllm")
     assert "`--engine` is 'sglang'" in says(*model, "--engine", "sglang")
     assert "`port` is 99999" in says(*model[:2], "--port", 99999)
-    assert "is no list of words (No closing quotation)" in says(*model, "--engine_args=--dtype 'float32")
+    assert "cannot be split into words (No closing quotation)" in says(*model, "--engine_args=--dtype 'float32")
     assert "`router_device` is 'gpu', but must be a torch device" in says(*model, "--router_device", "gpu")
     assert "but must be a torch device of this machine" in says(*model, "--router_device", "cuda:99")
     assert "`thinking_threshold` is 2.0" in says(*model, "--thinking_threshold", 2)
     dense = says("--model_name_or_path", hybrid_folder.parent / "dense", *model[2:])
-    assert "`model_name_or_path`" in dense and "`metis-home upcycle` makes two branches of it." in dense
+    assert "`model_name_or_path`" in dense and "`metis-home upcycle` gives it two branches." in dense
     assert "an exported router, which has no branches" in says("--model_name_or_path", router_folder, *model[2:])
     (tmp_path / "exports" / "hybrid-router").mkdir(parents=True)
     (tmp_path / "exports" / "hybrid-router" / "export.json").write_text('{"format": "router", "weights": "0"}')

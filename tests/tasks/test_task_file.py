@@ -326,5 +326,5 @@ def test_a_reasoning_gym_family_is_judged_by_its_own_verifier():
     # Another way to the target number, which no comparison with the gold answer would know.
     assert judge(f"({solution}) * 1") is not None and judge(f"({solution})")
     assert rows[0]["prompt"] == load_questions([word], limit=5, seed=4)[0][0]["prompt"]
-    with pytest.raises(ValueError, match="reasoning-gym has no family 'countup'; it has"):
+    with pytest.raises(ValueError, match="`tasks` has 'reasoning_gym:countup', but the families of reasoning-gym are"):
         load_questions(["reasoning_gym:countup"])

@@ -39,7 +39,7 @@ def test_equals_the_dense_export(hybrid, tmp_path, branch):
     export_checkpoint(hybrid, tmp_path / "dense", format="dense", branch=branch)
     expected = {native_name(name): tensor for name, tensor in stored(tmp_path / "dense").items()}
     model = MetisHomeForConditionalGeneration.from_pretrained(hybrid, dtype="auto")
-    given = list(dense_parameters(model.named_parameters(), model.config.text_config, branch))
+    given = list(dense_parameters(model.named_parameters(), model.config, branch))
     found = dict(given)
     assert len(given) == len(found) and found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -49,7 +49,7 @@ def test_equals_the_dense_export(hybrid, tmp_path, branch):
 def test_tensors_that_do_not_outlive_their_turn(hybrid):
     """Sharded parameters are given back as soon as the next one is asked for."""
     model = MetisHomeForConditionalGeneration.from_pretrained(hybrid)
-    text = model.config.text_config
+    text = model.config
 
     def passing():
         for name, parameter in model.named_parameters():
@@ -66,7 +66,7 @@ def test_a_change_without_its_other_half():
     model, _ = make_hybrid(branch_kind="lora", branch_rank=2)
     lacking = [(name, tensor) for name, tensor in model.named_parameters() if not name.endswith("lora_B.weight")]
     with pytest.raises(ValueError, match="lacks the weight or a part of the delta of .*layers.1.mlp.down_proj"):
-        list(dense_parameters(lacking, model.config.text_config, "thinking"))
+        list(dense_parameters(lacking, model.config, "thinking"))
 
 
 def test_adapters_are_merged():
@@ -79,7 +79,7 @@ def test_adapters_are_merged():
     generation._dist = DistributedBackend(Accelerator(cpu=True))
     found = {name: tensor.clone() for name, tensor in generation._iter_named_params()}
     merged = adapted.merge_and_unload()
-    expected = dict(dense_parameters(merged.named_parameters(), merged.config.text_config, "thinking"))
+    expected = dict(dense_parameters(merged.named_parameters(), merged.config, "thinking"))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name

@@ -143,7 +143,7 @@ def test_more_tokens_than_memory_holds_are_refused(monkeypatch):
     free.available = needed = 4 * sum(prompt.nbytes for prompt in tokens.values())
     fit_router(model, processor, ROWS[:8] * 5, steps=1)
     free.available -= 1
-    with pytest.raises(ValueError, match=r"`rows` are 40 prompts, whose tokens need about .* GB, but after 8 of them"):
+    with pytest.raises(ValueError, match=r"`rows` has 40 prompts; their tokens need about .* GB, but after 8 of them"):
         fit_router(model, processor, ROWS[:8] * 5, progress=counts.append)
     assert needed > 1000 and counts == []
     assert not model.model.language_model.router._forward_pre_hooks
@@ -356,7 +356,7 @@ BAD = {
     "no rows": ([], {}, "`rows` is empty"),
     "no label": ([{**ROWS[0], "thinking": None}], {}, "Row 0 of `rows` has `thinking` None"),
     "nan label": ([*ROWS, {**ROWS[0], "thinking": float("nan")}], {}, "Row 40 of `rows` has `thinking` nan"),
-    "label out of range": ([{**ROWS[0], "thinking": 2}], {}, "has `thinking` 2. Set it to"),
+    "label out of range": ([{**ROWS[0], "thinking": 2}], {}, "has `thinking` 2. It must be true, false or in"),
     "one class": (labelled(easy=True), {}, "The non-thinking branch is better for 0 of 40 questions"),
     "one question of a class": (ROWS[:3], {}, "The non-thinking branch is better for 1 of 3 questions"),
     "undecided": (labelled(hard=0.5, easy=0.5), {}, "Both branches are equally good for all 40 questions"),

@@ -29,8 +29,11 @@ CONFIGS = [
     ({"trainable": "thinking"}, "`trainable='thinking'` with `rollout_branch=None` leaves nothing to train"),
     ({"trainable": "branches"}, "Leave `trainable` unset, or choose the `rollout_branch` that trains it"),
     ({"rollout_branch": "both", "num_generations": 3, "per_device_train_batch_size": 3}, "`num_generations` is 3, but"),
-    ({"rollout_branch": "router", "num_generations_eval": 1}, "`num_generations_eval` is 1, but must be even: each"),
-    ({"rollout_branch": "thinking", "advantage_group": "branch"}, "needs both branches to answer every prompt: set"),
+    (
+        {"rollout_branch": "router", "num_generations_eval": 1},
+        "`num_generations_eval` is 1, but must be even, half",
+    ),
+    ({"rollout_branch": "thinking", "advantage_group": "branch"}, "needs answers of both branches: set"),
     (
         {"rollout_branch": "both", "advantage_group": "branch", "num_generations": 2},
         "`num_generations` is 2, but .* at least 4",
@@ -39,7 +42,7 @@ CONFIGS = [
         {"rollout_branch": "both", "advantage_group": "branch", "multi_objective_aggregation": "normalize_then_sum"},
         "`advantage_group='branch'` needs `multi_objective_aggregation='sum_then_normalize'`",
     ),
-    ({"router_aux_loss_coef": 0.1}, "Weight the router's loss with `router_loss_coef`"),
+    ({"router_aux_loss_coef": 0.1}, "Use `router_loss_coef`"),
     ({"rollout_branch": "both", "token_cost": 0.1}, "`token_cost` is 0.1, but only the router pays it"),
     ({"rollout_branch": "router", "token_cost": -1.0}, "`token_cost` is -1.0, but must not be negative"),
     ({"router_loss_coef": -1.0}, "`router_loss_coef` is -1.0, but must not be negative"),
@@ -111,8 +114,8 @@ VLLM = {"use_vllm": True, "rollout_branch": "thinking"}
     [
         ({}, {"rollout_branch": "router"}, "`use_vllm=True` cannot choose a branch per completion, which .*'router'"),
         ({}, {}, "`vllm_dense_model` is not given. .* `metis-home export --format dense --branch thinking`"),
-        ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid', whose model_type is 'metis_home', but"),
-        ({}, {"vllm_dense_model": "other"}, "'.*other', whose `num_hidden_layers` is 3, but the model's is 2."),
+        ({}, {"vllm_dense_model": "hybrid"}, "`vllm_dense_model` is '.*hybrid', of model_type 'metis_home', not"),
+        ({}, {"vllm_dense_model": "other"}, "'.*other', with `num_hidden_layers` 3, but the model's is 2."),
         ({}, {"vllm_dense_model": "dense", "vllm_mode": "server"}, "has no effect with `vllm_mode='server'`: the serv"),
         ({}, {"vllm_dense_model": "dense", "use_vllm": False}, "has no effect without `use_vllm=True` and a"),
         (
@@ -121,7 +124,7 @@ VLLM = {"use_vllm": True, "rollout_branch": "thinking"}
         ),
         (
             {}, {"vllm_dense_model": "dense", "model_init_kwargs": {"quantization_config": {"load_in_4bit": True}}},
-            "but the model is quantised. Load it without quantisation, or set `use_vllm=False`",
+            "but the model is quantised. Load it unquantised, or set `use_vllm=False`",
         ),
     ],
 )  # fmt: skip
@@ -142,7 +145,7 @@ def test_rollouts_by_vllm_that_cannot_be(tmp_path, given, options, message):
 def test_without_vllm(tmp_path):
     make_dense()[0].save_pretrained(tmp_path / "dense")
     for options in ({"use_vllm": True}, {**VLLM, "vllm_dense_model": str(tmp_path / "dense")}):
-        with pytest.raises(ImportError, match="`use_vllm` is True, but vLLM is not installed. .*trl.vllm"):
+        with pytest.raises(ImportError, match="vLLM is not installed. .*trl.vllm"):
             make_grpo(tmp_path, **options)
 
 
@@ -166,7 +169,7 @@ def test_arguments_that_do_not_fit(tmp_path, given, options, message):
 
 def test_a_plain_grpo_config(tmp_path):
     model, processor = make_dense()
-    with pytest.raises(ValueError, match="`args` is a GRPOConfig, .* Make it a MetisHomeGRPOConfig"):
+    with pytest.raises(ValueError, match="`args` is a GRPOConfig, but must be a MetisHomeGRPOConfig"):
         MetisHomeGRPOTrainer(
             model,
             parity,
@@ -192,7 +195,7 @@ def reads_gold(completions, gold, **kwargs):
         ),
         (lambda rows: rows, [functools.partial(reads_gold)], "The reward 'reads_gold' reads 'gold'"),
         (lambda rows: rows.select([]), [parity], "The {} is empty. Check the filters"),
-        (list, [parity], "The {} is a list, but must be a `Dataset`"),
+        (list, [parity], "The {} is a list, not a `Dataset`"),
     ],
 )
 def test_datasets(tmp_path, where, change, rewards, message):
@@ -295,6 +298,6 @@ def test_a_reward_that_does_not_always_apply(tmp_path):
 
 
 def test_rows_that_are_not_a_dataset(tmp_path):
-    with pytest.raises(ValueError, match=r"is a list, .*`Dataset.from_list\(rows\)`"):
+    with pytest.raises(ValueError, match=r"is a list, not a `Dataset`. Use `Dataset.from_list`"):
         make_grpo(tmp_path, dataset=list(make_prompts()))
     make_grpo(tmp_path, dataset=Dataset.from_list(list(make_prompts())))

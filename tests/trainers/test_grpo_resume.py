@@ -177,7 +177,7 @@ def test_rollouts_are_saved_only_where_they_are_needed(tmp_path):
     trainer.train()
     sizes = [(tmp_path / f"checkpoint-{step}" / "rollouts_0.safetensors").stat().st_size for step in (1, 2, 3, 4)]
     assert min(sizes[:3]) > 1000 > sizes[3]
-    assert not list(tmp_path.rglob("*.unfinished"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("branch", ["thinking", "both", "router"])

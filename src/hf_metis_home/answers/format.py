@@ -181,6 +181,14 @@ class AnswerFormat:
         shown[part].append(text[position : len(text) - held])
         return "".join(shown["thought"]).strip(), "".join(shown["answer"]).strip()
 
+    def reasons(self, text: str) -> bool:
+        """Whether a completion has a thought that is not empty, or text outside the answer block."""
+        parsed = self.parse(text)
+        if parsed.thought or self.answer_tags is None:
+            return bool(parsed.thought)
+        begin, end = self.answer_tags
+        return parsed.answer != text.partition(begin)[2].partition(end)[0].strip()
+
     def _final(self, text: str) -> str | None:
         before, opened, rest = text.partition(self.thinking_tags[0])
         _, closed, after = rest.partition(self.thinking_tags[1])
@@ -194,3 +202,6 @@ class AnswerFormat:
         final, ended, behind = after.partition(begin)[2].partition(end)
         blocks = [before.count(tag) + after.count(tag) for tag in self.answer_tags]
         return final.strip() or None if ended and not behind.strip() and blocks == [1, 1] else None
+
+
+FORMAT = AnswerFormat()  # the default

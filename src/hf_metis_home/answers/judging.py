@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .format import AnswerFormat
+from .format import FORMAT, AnswerFormat
 from .matching import answers_match
 
 
@@ -29,7 +29,7 @@ class Verdict:
 def judge(
     text: str,
     solution: str | list[str] | tuple[str, ...] | None,
-    answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008  immutable
+    answer_format: AnswerFormat = FORMAT,
     opening: str = "",
     verifier: Callable[[str], bool] | None = None,
 ) -> Verdict:

@@ -1,9 +1,8 @@
 """The fixed tokens of an answer format: how an answer of either mode begins, and how a thought ends."""
 
-from .format import AnswerFormat
+from .format import FORMAT, AnswerFormat
 
 
-FORMAT = AnswerFormat()
 # Texts that can follow a tag: a tokenizer may merge the tag's last characters with any of them.
 PROBES = ("First", "7", "(x", " a", "  a", "\nb", "\n\nb", ".", ">", "<b", "-1", "é", "中", "\\frac", "$x", '"q"', "'s")
 

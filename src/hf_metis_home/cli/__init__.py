@@ -23,7 +23,7 @@ VERBS = {
     "calibrate": "choose the threshold for a ratio, a token budget or an accuracy",
     "report": "write the report of an evaluation from its outcomes",
     "chat": "chat with a model in the terminal, with images, and see which branch answers and why",
-    "serve": "serve a two-branch model under one name with one dial, on transformers or vLLM",
+    "serve": "serve a two-branch model under one name, on transformers or vLLM",
     "card": "write or update the model card of a folder",
     "space": "write a Gradio Space for a two-branch model",
     "push": "check a folder and upload it to the Hub",

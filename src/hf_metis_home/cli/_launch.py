@@ -1,12 +1,13 @@
 """Training in several processes: what `--num_processes` and `--accelerate_config` do."""
 
+from importlib.resources import files
 from pathlib import Path
 from subprocess import CalledProcessError
 
 from ._arguments import UsageError, read_yaml
 
 
-CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
+CONFIGS = Path(str(files("hf_metis_home"))) / "accelerate_configs"
 LAUNCHED = "METIS_HOME_LAUNCHED"  # set in the processes that `launch` starts
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .._extras import require_extra
 from ._arguments import PositiveInt, UsageError, flag, make_arguments, read_arguments
-from ._launch import LAUNCHED, launch
+from ._launch import LAUNCHED, config_file, launch
 from ._run import report_errors
 
 
@@ -27,9 +27,9 @@ class RunArguments:
     dataset_test_split: str = flag("split to evaluate on", "test")
     resume_from_checkpoint: str | bool | None = flag("true for the last checkpoint in --output_dir, or a folder", None)
     dry_run: bool = flag("check everything and print what would be trained, without loading weights", False)
-    num_processes: PositiveInt | None = flag("processes on this machine, one per GPU", None)
+    num_processes: PositiveInt | None = flag("processes on this machine, one per GPU (default: one)", None)
     accelerate_config: str | None = flag(
-        "how to distribute training: ddp, fsdp2, zero2, zero3, one_gpu, or an accelerate config file", None
+        "how to distribute training: one_gpu, ddp, fsdp2, zero2, zero3, or an accelerate config file", None
     )
 
 
@@ -72,6 +72,8 @@ def run_training(
         values = read_arguments(classes, words, prog, description)
         arguments = make_arguments(arguments_class, values)
         several = arguments.num_processes or arguments.accelerate_config
+        if arguments.accelerate_config is not None:
+            config_file(arguments.accelerate_config)  # also in a dry run
         if several and not arguments.dry_run and LAUNCHED not in os.environ and "WORLD_SIZE" not in os.environ:
             return launch(verb, argv, arguments, values.get("use_cpu", False))
         try:

@@ -1,7 +1,7 @@
 """
 Build Stage-SFT rows from what a model always, sometimes and never gets right.
 
-With a model in this process; general prompts are answered by their solutions:
+With a model in this process; the solutions of general prompts become direct answers:
 
     metis-home build-data --model_name_or_path runs/stage-rl --dataset prompts.jsonl --general_dataset general.jsonl \\
         --output_dir runs/stage-sft-data
@@ -41,13 +41,14 @@ class BuildDataArguments(ModelArguments):
     batch_size: PositiveInt = flag("prompts per batch, without --endpoint", 4)
     endpoint: str | None = flag("OpenAI-compatible server, e.g. http://localhost:8000/v1", None)
     concurrency: PositiveInt = flag("parallel requests to either endpoint", 16)
-    request_timeout: PositiveFloat = flag("seconds to wait for an endpoint's answer", 600.0)
+    request_timeout: PositiveFloat = flag("seconds an endpoint may be silent", 600.0)
     api_key_env: str = flag("environment variable with the API key of --endpoint", "OPENAI_API_KEY")
     expert_endpoint: str | None = flag("server with a stronger model, for prompts that are never solved", None)
     expert_model: str | None = flag("the model's name at --expert_endpoint", None)
     expert_api_key_env: str = flag("environment variable with the API key of --expert_endpoint", "EXPERT_API_KEY")
     always_right: Literal["drop", "non_thinking"] = flag(
-        "what to do with prompts that are always solved: drop them, or keep them with direct answers", "drop"
+        "what to do with prompts that are always answered correctly: drop them, or keep them with direct answers",
+        "drop",
     )
     other_mode_share: float = flag("share of each task's rows to write in the other mode", 0.1)
     seed: int = flag("seed of sampling and selection", 0)
@@ -112,8 +113,7 @@ def _prompts(name: str | None, split: str, where: str, limit: int | None = None)
 
     if name is None:
         return None
-    rows = load_rows(name, split, where)
-    return PromptSet(rows if limit is None else rows.select(range(min(limit, len(rows)))), where)
+    return PromptSet(load_rows(name, split, where, limit=limit), where)
 
 
 def _local_model(arguments: BuildDataArguments, sampling: dict):

@@ -1,7 +1,7 @@
 """
 Answer every question with both branches and write the table of outcomes.
 
-Questions of the miniature:
+The miniature's questions:
 
     metis-home eval --model_name_or_path runs/demo/hybrid --output_dir runs/outcomes
 
@@ -54,8 +54,9 @@ def main(arguments: EvalArguments) -> None:
     from .._progress import progress
     from ..data.work_file import WorkFile
     from ..evaluation.outcomes import collect_outcomes, write_outcomes
+    from ..evaluation.outcomes_folder import OutcomesFolder
     from ..evaluation.run_record import OPTIONS, run_record, run_settings
-    from ..reports.report import write_report
+    from ..reports.report import report_command, write_report
     from ..tasks.questions import load_questions, write_questions
     from ._models import load_model
 
@@ -78,10 +79,12 @@ def main(arguments: EvalArguments) -> None:
             outcomes = collect_outcomes(model, processor, rows, work=work, progress=advance, **options)
         run = run_record(given, model, settings, sources, outcomes, time.perf_counter() - started)
         with staged_folder(output_dir) as staging:
-            write_outcomes(outcomes, staging / "outcomes.parquet")
+            table = staging / "outcomes.parquet"
+            write_outcomes(outcomes, table)
             questions = write_questions(rows, staging / "questions.parquet")
             (staging / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-            results = write_report(outcomes, run, staging, questions=questions)
+            answered = OutcomesFolder(table, outcomes, run, questions)
+            results = write_report(answered, staging, command=report_command(output_dir))
         work.path.unlink()
     finally:
         work.close()

@@ -1,7 +1,7 @@
 """
 Write one branch of a two-branch model, its router, or a folder for an engine.
 
-A stock Qwen2.5-VL that every engine serves:
+A standard Qwen2.5-VL that every engine serves:
 
     metis-home export --model_name_or_path runs/hybrid --output_dir runs/thinking --format dense --branch thinking
 
@@ -35,7 +35,7 @@ class ExportArguments:
     model_name_or_path: str = flag("two-branch model, folder or Hub id")
     output_dir: str = flag("folder to write; must not exist or be empty")
     format: Literal["dense", "peft", "vllm", "router"] = flag(
-        "a stock Qwen2.5-VL, a PEFT adapter for one, a folder for vLLM, or a router that runs without the rest"
+        "a standard Qwen2.5-VL, a PEFT adapter for one, a folder for vLLM, or a router that runs without the rest"
     )
     branch: Literal["thinking", "non_thinking", "shared"] | None = flag(
         "dense, peft: which branch; shared (dense, of lora branches): the base of both", None

@@ -30,7 +30,7 @@ class FitRouterArguments:
     )
     output_dir: str = flag("folder to write; must not exist or be empty")
     dataset_split: str = flag("split of --dataset", "train")
-    outcomes: str | None = flag("outcomes of `metis-home eval` on these rows, to learn from instead of labels", None)
+    outcomes: str | None = flag("what `metis-home eval` wrote on these rows, to learn from instead of labels", None)
     token_cost: float = flag("with --outcomes: cost of a token in right answers, e.g. 0.001", 0.0)
     steps: PositiveInt = flag("steps of AdamW; the weights of the best step are kept", 1000)
     learning_rate: PositiveFloat = flag("learning rate of AdamW", 3e-3)
@@ -44,13 +44,13 @@ def main(arguments: FitRouterArguments) -> None:
     """Run `metis-home fit-router`."""
     require_extra("train", "trl", "datasets")
     from ..data.loading import load_rows
-    from ..evaluation.outcomes import read_outcomes
+    from ..evaluation.outcomes_folder import read_outcomes_folder
     from ..trainers.router_checkpoint import fit_router_checkpoint
 
     given = dict(vars(arguments))
     source, output_dir = given.pop("model_name_or_path"), check_output_dir(given.pop("output_dir"))
     if arguments.outcomes is not None:
-        given["outcomes"] = read_outcomes(arguments.outcomes)
+        given["outcomes"] = read_outcomes_folder(arguments.outcomes).outcomes
     rows = load_rows(given.pop("dataset"), given.pop("dataset_split"))
     with progress("Reading prompts", total=len(rows)) as advance:
         command = command_line("fit-router", arguments)

@@ -3,7 +3,7 @@ Write the report of an evaluation from its outcomes, without generating anything
 
     metis-home report --outcomes runs/outcomes --output_dir runs/report
 
-Beside dense models that answered the same questions, and at another threshold:
+Next to dense models that answered the same questions, and at another threshold:
 
     metis-home report --outcomes runs/outcomes --output_dir runs/report-0.3 --threshold 0.3 \\
         --baselines dense=runs/dense_outcomes
@@ -34,12 +34,10 @@ def main(arguments: ReportArguments) -> None:
 
     require_extra("eval", "datasets", "pyarrow", "matplotlib")
     from .._folders import staged_folder
-    from ..reports.report import write_report_from_folder
+    from ..reports.report import write_report
 
     with staged_folder(arguments.output_dir) as staging:
-        results = write_report_from_folder(
-            arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines
-        )
+        results = write_report(arguments.outcomes, staging, threshold=arguments.threshold, baselines=baselines)
     print_statement(results)
     print(
         f"Wrote report.html, results.json, model_index.json and plots/ to {arguments.output_dir}. Next: open "

@@ -1,5 +1,5 @@
 """
-Serve a two-branch model: one name, one dial, and a header that says which branch answered.
+Serve a two-branch model: one name, one threshold, and a header that says which branch answered.
 
 With `transformers serve` as the engine, from the model's folder:
 

@@ -1,5 +1,5 @@
 """
-Write a Gradio Space for a two-branch model: an app with the dial, both branches side by side, and example images.
+Write a Gradio Space for a two-branch model: an app with the threshold, both branches side by side, and example images.
 
 For a Hub repository, pinned to its newest commit:
 

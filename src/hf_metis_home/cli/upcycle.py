@@ -84,11 +84,12 @@ def main(arguments: UpcycleArguments) -> None:
     if "router_examples" in given:
         given["router_examples"] = read_examples(given["router_examples"])
     upcycle_checkpoint(source, output_dir, command=command_line("upcycle", arguments), **given)
-    router = "set from the examples" if "router_examples" in given else "untrained"
+    router = "the router set from the examples" if "router_examples" in given else "an untrained router"
     if not any(name.endswith(("_model", "_adapter")) for name in given):
         print("Both branches are equal. Only training makes them differ.")
     print(
-        f"Wrote a two-branch model to {output_dir} ({router}). Next: metis-home sft --model_name_or_path {output_dir}"
+        f"Wrote a two-branch model with {router} to {output_dir}. "
+        f"Next: metis-home sft --model_name_or_path {output_dir}"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS, MetisHomeTextConfig
+from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS, MetisHomeConfigMixin
 from .checkpoint import LazyTensor, native_name, open_file, resolve_folder, some
 from .low_rank import LowRankDelta
 
@@ -93,7 +93,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            f"`{argument}` is {str(name_or_path)!r}, which holds no adapter_model.safetensors. Save it again with PEFT."
+            f"`{argument}` is {str(name_or_path)!r}, without adapter_model.safetensors. Save it again with PEFT."
         )
     config = PeftConfig.from_pretrained(str(folder))
     unfit = {
@@ -104,7 +104,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
     }
     if wrong := [f"{name}={getattr(config, name)!r}" for name, is_wrong in unfit.items() if is_wrong]:
         raise ValueError(
-            f"`{argument}` is {str(name_or_path)!r}, an adapter with {', '.join(wrong)}, but a branch can only hold "
+            f"`{argument}` is {str(name_or_path)!r}, an adapter with {', '.join(wrong)}, but a branch can only be "
             "plain LoRA. Merge it into its base with PEFT and pass the result as a model, or (PiSSA, OLoRA, CorDA, "
             "LoRA-GA) save it as plain LoRA: `save_pretrained(..., path_initial_model_for_weight_conversion=...)`."
         )
@@ -137,7 +137,7 @@ def read_adapter(name_or_path: str | Path, argument: str, base_model: str) -> Ad
 
 
 def branch_options(adapters: dict[str, Adapter], options: dict) -> dict:
-    """The given options of a hybrid, completed so that its branches can hold the adapters."""
+    """The given options of a hybrid, completed so that the adapters fit into its branches."""
     if not adapters:
         return options
     options = {"branch_kind": "lora", **{name: value for name, value in options.items() if value is not None}}
@@ -159,7 +159,7 @@ def branch_options(adapters: dict[str, Adapter], options: dict) -> dict:
     return options
 
 
-def check_adapter(adapter: Adapter, argument: str, dense: dict[str, LazyTensor], text: MetisHomeTextConfig) -> None:
+def check_adapter(adapter: Adapter, argument: str, dense: dict[str, LazyTensor], config: MetisHomeConfigMixin) -> None:
     """Raise an error if an adapter does not fit the dense model or the branches it is for."""
     for module, delta in adapter.deltas.items():
         weight = dense.get(f"{module}.weight")
@@ -169,12 +169,11 @@ def check_adapter(adapter: Adapter, argument: str, dense: dict[str, LazyTensor],
                 f"`{argument}` belongs to another base model: its delta of {module} is {shape}, the dense model's "
                 f"weight {'absent' if weight is None else weight.shape}. Pass the model that it was trained on."
             )
-        if int(PROJECTION.fullmatch(module)["layer"]) < text.router_layer:
+        if int(PROJECTION.fullmatch(module)["layer"]) < config.router_layer:
             raise ValueError(
-                f"`{argument}` changes {module}, but the first {text.router_layer} layers are shared by both branches "
-                f"(`router_layer={text.router_layer}`). Use `router_layer=0`, or train the adapter on later layers."
+                f"`{argument}` changes {module}, but the first {config.router_layer} layers are shared by both "
+                f"branches (`router_layer={config.router_layer}`). Use `router_layer=0`, or train the adapter on later "
+                "layers."
             )
-        if text.branch_kind == "ffn" and ".self_attn." in module:
-            raise ValueError(
-                f"`{argument}` changes {module}, but with `branch_kind='ffn'` attention is shared. Use 'lora'."
-            )
+        if config.branch_kind == "ffn" and ".self_attn." in module:
+            raise ValueError(f"`{argument}` changes {module}, but 'ffn' branches share the attention. Use 'lora'.")

@@ -52,17 +52,17 @@ def change_branch_kind(
     config = copy.deepcopy(hybrid.config)
     config.calibration = None  # belongs to the old weights
     text = config.text_config
-    if branch_kind == text.branch_kind:
+    if branch_kind == config.branch_kind:
         raise ValueError(f"`branch_kind` is {branch_kind!r}, which the branches of this model are already.")
-    text.branch_kind = branch_kind
+    config.branch_kind = branch_kind
     if branch_kind == "ffn":
         if branch_rank is not None:
             raise ValueError("`branch_rank` has no effect with `branch_kind='ffn'`. Drop it.")
         tensors = _to_ffn(hybrid)
     else:
-        text.branch_rank = min(branch_rank or 64, text.hidden_size, text.intermediate_size)
-        text.branch_alpha, text.branch_projections = float(text.branch_rank), list(FFN_PROJECTIONS)
-        tensors = _to_lora(hybrid, text, max_error)
+        config.branch_rank = min(branch_rank or 64, text.hidden_size, text.intermediate_size)
+        config.branch_alpha, config.branch_projections = float(config.branch_rank), list(FFN_PROJECTIONS)
+        tensors = _to_lora(hybrid, config, max_error)
     record = {
         "model_name_or_path": str(model_name_or_path),
         "branch_kind": branch_kind,
@@ -76,17 +76,15 @@ def change_branch_kind(
 
 
 def _to_ffn(hybrid: Checkpoint) -> dict[str, LazyTensor]:
-    text = hybrid.config.text_config
-    if attention := [name for name in text.branch_projections if name in ATTENTION_PROJECTIONS]:
-        raise ValueError(
-            f"The branches change {attention}, which 'ffn' branches cannot. Keep 'lora', or export to 'dense'."
-        )
+    attention = [name for name in hybrid.config.branch_projections if name in ATTENTION_PROJECTIONS]
+    if attention:
+        raise ValueError(f"The branches change {attention}, 'ffn' branches cannot. Keep 'lora', or export to 'dense'.")
     deltas = {branch: branch_deltas(hybrid, branch) for branch in BRANCHES}
     tensors = {}
     for name, tensor in hybrid.tensors.items():
         if ".lora_" in name:
             continue
-        if not is_branch_tensor(name, text.router_layer):
+        if not is_branch_tensor(name, hybrid.config.router_layer):
             tensors[name] = tensor
             continue
         for branch in BRANCHES:
@@ -95,16 +93,16 @@ def _to_ffn(hybrid: Checkpoint) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _to_lora(hybrid: Checkpoint, text, max_error: float) -> dict[str, LazyTensor]:
+def _to_lora(hybrid: Checkpoint, config, max_error: float) -> dict[str, LazyTensor]:
     thinking, non_thinking = (
         {
             f"{module}.weight": hybrid.tensors[f"{module.replace('.mlp.', f'.mlp.{branch}.')}.weight"]
-            for module in low_rank_modules(text)
+            for module in low_rank_modules(config)
         }
         for branch in BRANCHES
     )
-    deltas, _ = approximate_differences(thinking, non_thinking, text.branch_rank, max_error, "branch_rank")
+    deltas, _ = approximate_differences(thinking, non_thinking, config.branch_rank, max_error, "branch_rank")
     shared = {name: tensor for name, tensor in hybrid.tensors.items() if ".mlp.thinking." not in name}
     shared = {name.replace(".mlp.non_thinking.", ".mlp."): tensor for name, tensor in shared.items()}
     dtype = next(iter(non_thinking.values())).dtype
-    return shared | low_rank_tensors(shared, text, {"thinking": deltas}, dtype, seed=0)
+    return shared | low_rank_tensors(shared, config, {"thinking": deltas}, dtype, seed=0)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 
 DENSE, HYBRID = "qwen2_5_vl", "metis_home"  # values of `model_type`
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHOWN_KEYS = 4  # tensor names that an error spells out
+FFN = re.compile(r"model\.(language_model\.|text_model\.)?layers\.(?P<layer>\d+)\.(mlp|feed_forward)\.")
+SHOWN_KEYS = 4  # names that an error spells out
 FETCH = "Fetch or save the checkpoint again."
+OF_THE_CLASS = {"model_type", "architectures", "auto_map", "transformers_version"}  # fields of a configuration
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -101,7 +103,7 @@ def open_tensors(folder: Path, argument: str) -> tuple[dict[str, LazyTensor], li
     tensors, files, names = {}, weight_files(folder, argument), []
     if (folder / SINGLE).is_file() and folder / SINGLE not in files:
         raise ValueError(
-            f"`{argument}` is {str(folder)!r}, which holds both {INDEX} and {SINGLE}; transformers would load the "
+            f"`{argument}` is {str(folder)!r}, with both {INDEX} and {SINGLE}; transformers would load the "
             "latter. Remove whichever is left over from an earlier save."
         )
     for path in files:
@@ -118,7 +120,7 @@ def open_tensors(folder: Path, argument: str) -> tuple[dict[str, LazyTensor], li
         indexed = {name for name in _weight_map(folder, argument) if not name.endswith(".inv_freq")}
         if wrong := sorted(indexed.symmetric_difference(names)):
             raise ValueError(
-                f"`{argument}` is {str(folder)!r}, whose {INDEX} and shards disagree on {len(wrong)} tensors: "
+                f"`{argument}` is {str(folder)!r}, in which {INDEX} and the shards disagree on {len(wrong)} tensors: "
                 f"{some(wrong)}. {FETCH}"
             )
     return tensors, files, names
@@ -167,26 +169,22 @@ def model_type_of(model_name_or_path: str | Path) -> str | None:
 
 def read_config(folder: Path, argument: str, model_type: str = DENSE) -> PreTrainedConfig:
     """The configuration in a folder. Raises an error for any architecture but `model_type`."""
-    from ..modeling import MetisHomeConfig
+    from ..modeling import BACKBONES, MetisHomeConfig
 
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose config.json is damaged ({error!r}). {FETCH}"
-        ) from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}, with a damaged config.json ({error!r}). {FETCH}") from error
     if found != model_type:
         known = {DENSE: "a dense Qwen2.5-VL", HYBRID: "a two-branch model"}
         hint = f" It is {known[found]}." if found in known else ""
         hint += " `metis-home upcycle` gives it two branches." if found == DENSE else ""
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, whose model_type is {found!r}, but must be {known[model_type]}.{hint}"
-        )
+        if found in BACKBONES and found != DENSE:
+            hint += " Its models become hybrids in memory, with `upcycle()`; its folders cannot be converted yet."
+        raise ValueError(f"`{argument}` is {str(folder)!r}, of model_type {found!r}, not {known[model_type]}.{hint}")
     config = (MetisHomeConfig if model_type == HYBRID else AutoConfig).from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights, then quantise."
-        )
+        raise ValueError(f"`{argument}` is {str(folder)!r}, a quantised checkpoint. Convert the original weights.")
     return config
 
 
@@ -198,14 +196,12 @@ def weight_files(folder: Path, argument: str) -> list[Path]:
     else:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, which holds neither {SINGLE} nor {INDEX}. Only safetensors are read"
+            f"`{argument}` is {str(folder)!r}, which has neither {SINGLE} nor {INDEX}. Only safetensors are read"
             + (f"; {pickled[0]} is a pickle, which can run code" if pickled else "")
             + ". Load the model where you trust it and write it again with `save_pretrained`."
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(
-            f"`{argument}` is {str(folder)!r}, whose index names missing shards: {some(missing)}. {FETCH}"
-        )
+        raise FileNotFoundError(f"`{argument}` is {str(folder)!r}, with missing shards: {some(missing)}. {FETCH}")
     return [folder / name for name in names]
 
 
@@ -216,7 +212,7 @@ def _weight_map(folder: Path, argument: str) -> dict[str, str]:
             raise ValueError("its weight_map is empty")
         return weight_map
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`{argument}` is {str(folder)!r}, whose {INDEX} is damaged ({error!r}). {FETCH}") from error
+        raise ValueError(f"`{argument}` is {str(folder)!r}, with a damaged {INDEX} ({error!r}). {FETCH}") from error
 
 
 def open_file(path: Path, argument: str) -> dict[str, LazyTensor]:
@@ -265,8 +261,13 @@ def legacy_name(name: str) -> str:
 
 def is_branch_tensor(name: str, router_layer: int) -> bool:
     """Whether a dense tensor goes into both branches: the feed-forward weights from layer `router_layer` on."""
-    layer = re.match(r"model\.language_model\.layers\.(\d+)\.mlp\.", name)
-    return layer is not None and int(layer.group(1)) >= router_layer
+    layer = FFN.match(name)
+    return layer is not None and int(layer["layer"]) >= router_layer
+
+
+def branch_name(name: str, branch: str) -> str:
+    """The name of a feed-forward tensor in a branch, from its dense name."""
+    return FFN.sub(rf"\g<0>{branch}.", name)
 
 
 def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source: str) -> None:
@@ -284,9 +285,11 @@ def check_tensors(tensors: dict, config: PreTrainedConfig, argument: str, source
     Raises:
         ValueError: lists every difference: missing tensors, unexpected ones, wrong shapes.
     """
+    from ..modeling import MetisHomeConfigMixin
+
     problems = tensor_problems({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
     if problems:
-        kind = "Qwen2.5-VL" if config.model_type == DENSE else "two-branch"
+        kind = "two-branch" if isinstance(config, MetisHomeConfigMixin) else f"dense {config.model_type}"
         raise ValueError(
             f"`{argument}` is not a complete {kind} checkpoint ({source}); nothing was converted.\n- "
             + "\n- ".join(problems)
@@ -313,25 +316,28 @@ def tensor_problems(shapes: dict[str, tuple[int, ...]], config: PreTrainedConfig
     return problems
 
 
+def dense_class(backbone: str) -> type[PreTrainedModel]:
+    """The dense model with a head of a backbone that a hybrid can be built on."""
+    from ..modeling import hybrid_classes
+
+    return hybrid_classes(backbone)[2].__bases__[1]
+
+
 def expected_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of the model that a configuration describes."""
-    from ..modeling import MetisHomeForConditionalGeneration, MetisHomeModel
+    from ..modeling import BACKBONES, MetisHomeForConditionalGeneration, MetisHomeModel
 
     with torch.device("meta"):
-        if config.model_type == DENSE:
-            model = Qwen2_5_VLForConditionalGeneration(config)
-        elif is_router_only(config):
+        if config.model_type in BACKBONES:
+            model = dense_class(config.model_type)(config)
+        elif config.is_router_only:
             model = torch.nn.ModuleDict({"model": MetisHomeModel(config)})  # a router has no head
         else:
             model = MetisHomeForConditionalGeneration(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def is_router_only(config: PreTrainedConfig) -> bool:
-    """Whether a two-branch configuration is that of a router export: no layer is left for branches."""
-    return config.text_config.router_layer == config.text_config.num_hidden_layers
-
-
-def some(items: list[str]) -> str:
-    shown = ", ".join(items[:SHOWN_KEYS])
+def some(items: Sequence) -> str:
+    """The first items of a list, for an error, and how many more there are."""
+    shown = ", ".join(map(str, items[:SHOWN_KEYS]))
     return shown if len(items) <= SHOWN_KEYS else f"{shown} and {len(items) - SHOWN_KEYS} more"

@@ -6,7 +6,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import Checkpoint, LazyTensor, legacy_name
+from .checkpoint import OF_THE_CLASS, Checkpoint, LazyTensor, legacy_name
 from .hub_folder import write_model
 from .low_rank import add_delta, branch_deltas
 
@@ -23,12 +23,8 @@ def write_dense(hybrid: Checkpoint, branch: str, upcycled: dict, folder: Path) -
 
 def dense_config(config: MetisHomeConfig) -> Qwen2_5_VLConfig:
     """The configuration of a branch as a dense model: a hybrid's without the fields that only hybrids have."""
-    stock = Qwen2_5_VLConfig()
-    own = set(MetisHomeConfig().to_dict()) - set(stock.to_dict())
-    own |= {"model_type", "architectures", "auto_map", "transformers_version"}
+    own = set(MetisHomeConfig().to_dict()) - set(Qwen2_5_VLConfig().to_dict()) | OF_THE_CLASS
     fields = {name: value for name, value in config.to_dict().items() if name not in own}
-    plain = set(stock.text_config.to_dict()) - {"model_type"}
-    fields["text_config"] = {name: value for name, value in fields["text_config"].items() if name in plain}
     return Qwen2_5_VLConfig(**fields)
 
 
@@ -39,7 +35,7 @@ def dense_tensors(hybrid: Checkpoint, branch: str) -> dict[str, LazyTensor]:
         if ".router." in name or ".lora_" in name or any(f".{b}." in name for b in BRANCHES if b != branch):
             continue
         tensors[name.replace(f".mlp.{branch}.", ".mlp.")] = tensor
-    if hybrid.config.text_config.branch_kind == "lora" and branch != "shared":
+    if hybrid.config.branch_kind == "lora" and branch != "shared":
         for module, delta in branch_deltas(hybrid, branch).items():
             tensors[f"{module}.weight"] = add_delta(tensors[f"{module}.weight"], delta)
     return tensors

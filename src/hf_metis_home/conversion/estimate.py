@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, Qwen2_5_VLConfig
 
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import DENSE, HYBRID, expected_shapes, is_router_only
+from .checkpoint import DENSE, HYBRID, expected_shapes
 from .dense_export import dense_config
 from .hybrid_tensors import hybrid_config
 
@@ -54,7 +54,7 @@ def estimate_memory(
             Size of the KV cache: tokens per row (images, prompt and answer), and rows.
         options:
             For a dense source: `branch_kind` (by default both kinds), `branch_rank`, `branch_projections`,
-            `router_layer` of [`MetisHomeTextConfig`].
+            `router_layer` of [`MetisHomeConfigMixin`].
 
     Returns:
         `dict`: `model`, `gpus`, `tokens`, `batch`, `low_rank` (the rank of low-rank training) and `models`: `"dense"`,
@@ -88,7 +88,7 @@ def estimate_memory(
         if value < 1:
             raise ValueError(f"`{name}` is {value}, but must be at least 1.")
     configs = _configs(model_name_or_path, {name: value for name, value in options.items() if value is not None})
-    rank = list(configs.values())[-1].text_config.branch_rank  # the dense one comes first
+    rank = list(configs.values())[-1].branch_rank  # the dense one comes first
     return {
         "model": str(model_name_or_path),
         "gpus": gpus,
@@ -107,11 +107,11 @@ def _configs(model_name_or_path: str | Path, options: dict) -> dict[str, PreTrai
             raise ValueError(
                 f"`model_name_or_path` is {str(model_name_or_path)!r}, a two-branch model. Drop {sorted(options)}."
             )
-        if is_router_only(config):
+        if config.is_router_only:
             raise ValueError(
                 f"`model_name_or_path` is {str(model_name_or_path)!r}, a router export. Pass the model that it is from."
             )
-        return {"dense": dense_config(config), config.text_config.branch_kind: config}
+        return {"dense": dense_config(config), config.branch_kind: config}
     if kind := options.pop("branch_kind", None):
         return {"dense": config, kind: hybrid_config(config, branch_kind=kind, **options)}
     no_rank = {name: value for name, value in options.items() if name not in ("branch_rank", "branch_projections")}
@@ -142,7 +142,7 @@ def _one_model(config: PreTrainedConfig, rank: int, gpus: int, positions: int) -
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     matrices = {name for name in sizes if any(f".{branch}." in name for branch in BRANCHES)}
     held = sum(sizes[name] for name in matrices)
-    # A model saved with `only_branch` holds one of the two.
+    # A model saved with `only_branch` has one of the two.
     branch = max(sum(sizes[name] for name in matrices if f".{branch}." in name) for branch in BRANCHES)
     stored, router = sum(sizes.values()), sum(size for name, size in sizes.items() if ".router." in name)
     shared = stored - held - router
@@ -157,7 +157,7 @@ def _one_model(config: PreTrainedConfig, rank: int, gpus: int, positions: int) -
     one_branch = low_rank = None
     if held:
         one_branch = training(branch, shared + held - branch, router)
-        if config.text_config.branch_kind == "lora":
+        if config.branch_kind == "lora":
             low_rank = training(held + router, shared, 0)
         else:
             low_rank = training(sum(rank * sum(shapes[name]) for name in matrices) + router, shared + held, 0)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from .._folders import check_output_dir, staged_folder
-from ..hub_templates import render_export_card
+from ..hub_templates.card_merge import write_card
+from ..hub_templates.cards import export_card_parts
 from ..modeling.configuration_metis_home import BRANCHES
 from .checkpoint import HYBRID, check_branches, open_checkpoint
 from .dense_export import write_dense
@@ -84,7 +85,7 @@ def export_checkpoint(
     output_dir = check_output_dir(output_dir)
     _check_arguments(format, branch, base_model, rank, max_error)
     hybrid = open_checkpoint(model_name_or_path, "model_name_or_path", HYBRID)
-    if branch == "shared" and hybrid.config.text_config.branch_kind == "ffn":
+    if branch == "shared" and hybrid.config.branch_kind == "ffn":
         raise ValueError("`branch` is 'shared', but with `branch_kind='ffn'` every model needs a branch. Choose one.")
     needed = BRANCHES if format == "vllm" else [name for name in BRANCHES if name == branch]
     check_branches(hybrid, model_name_or_path, needed, f"`format={format!r}`")
@@ -108,7 +109,7 @@ def export_checkpoint(
             record["weights"] = weights_fingerprint(hybrid.folder)
             record["processor"] = processor_fingerprint(hybrid.folder)
         (staging / "export.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (staging / "README.md").write_text(render_export_card(**record), encoding="utf-8")
+        write_card(staging / "README.md", *export_card_parts(**record))
     return record
 
 
@@ -125,6 +126,4 @@ def _check_arguments(format: str, branch: str | None, base_model, rank: int | No
     if rank is not None and rank < 1:
         raise ValueError(f"`rank` is {rank}, but must be at least 1.")
     if max_error is not None and not 0.0 <= max_error <= 1.0:
-        raise ValueError(
-            f"`max_error` is {max_error}, but is relative to the branch's difference: it must be in [0, 1]."
-        )
+        raise ValueError(f"`max_error` is {max_error}, but is a share of the branch's difference, in [0, 1].")

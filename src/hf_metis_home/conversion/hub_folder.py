@@ -9,7 +9,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from .._folders import staged_folder
 from ..hub_templates.model_card import write_model_card
 from ..modeling import MetisHomeConfig, MetisHomeForConditionalGeneration, MetisHomeModel
-from .checkpoint import DENSE, Checkpoint, LazyTensor, is_router_only
+from .checkpoint import DENSE, Checkpoint, LazyTensor
 from .tensor_writer import shard_limit, write_shards
 
 
@@ -17,7 +17,7 @@ def save_hub_folder(model, processor, output_dir: str | Path, **card) -> Path:
     """
     Write everything that `from_pretrained(..., trust_remote_code=True)` and a reader of the repository need.
 
-    The folder is written beside `output_dir` and moved into place once it is complete.
+    The folder is written next to `output_dir` and moved into place once it is complete.
 
     Args:
         model ([`MetisHomeForConditionalGeneration`]):
@@ -27,7 +27,7 @@ def save_hub_folder(model, processor, output_dir: str | Path, **card) -> Path:
         output_dir (`str` or `Path`):
             Must not exist, or be empty.
         card:
-            Facts for the README that the configuration does not hold, as [`~hub_templates.cards.model_card_parts`]
+            Facts for the README that the configuration does not have, as [`~hub_templates.cards.model_card_parts`]
             takes them.
 
     Returns:
@@ -79,7 +79,7 @@ def write_hybrid(
     folder: Path, tensors: dict[str, LazyTensor], config: MetisHomeConfig, source: Checkpoint, processor=None
 ) -> None:
     """[`write_model`] for a two-branch model, or for its router only."""
-    model_class = MetisHomeModel if is_router_only(config) else MetisHomeForConditionalGeneration
+    model_class = MetisHomeModel if config.is_router_only else MetisHomeForConditionalGeneration
     write_model(folder, tensors, config, source, model_class, processor)
 
 

@@ -1,15 +1,14 @@
 """The configuration and the tensors of a two-branch model, from those of its sources; no tensor is read yet."""
 
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 
-from ..modeling import MetisHomeConfig
+from ..modeling import MetisHomeConfigMixin, hybrid_classes
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import MetisHomeRouter
 from .adapters import Adapter, check_adapter
-from .checkpoint import LazyTensor, is_branch_tensor
+from .checkpoint import OF_THE_CLASS, LazyTensor, branch_name, is_branch_tensor
 from .low_rank import add_delta, low_rank_tensors
-from .router_export import ROUTER
 
 
 SHARED_FROM = ("base", "thinking", "mean")
@@ -28,29 +27,24 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def hybrid_config(dense_config: Qwen2_5_VLConfig, **options) -> MetisHomeConfig:
+def hybrid_config(dense_config: PreTrainedConfig, **options) -> MetisHomeConfigMixin:
     """The two-branch configuration of a dense one. Raises an error for unknown options."""
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"Unknown options {unknown}; a two-branch model takes {list(OPTIONS)}.")
     options = {name: value for name, value in options.items() if value is not None}
-    fields = dense_config.to_dict()
-    for name in ("model_type", "architectures", "auto_map", "transformers_version"):
-        fields.pop(name, None)
-    fields["text_config"] = {**fields["text_config"], **options}
-    fields["text_config"].pop("model_type", None)
-    config = MetisHomeConfig(**fields)
-    text = config.text_config
-    if text.router_layer == text.num_hidden_layers:
-        raise ValueError(f"`router_layer` is {text.router_layer}, which leaves no layer for the branches. Lower it.")
+    fields = {name: value for name, value in dense_config.to_dict().items() if name not in OF_THE_CLASS}
+    config = hybrid_classes(dense_config.model_type)[0](**fields, **options)
+    if config.is_router_only:
+        raise ValueError(f"`router_layer` is {config.router_layer}, which leaves no layer for the branches. Lower it.")
     unused = sorted(options.keys() & {"branch_rank", "branch_alpha", "branch_projections"})
-    if unused and text.branch_kind == "ffn":
+    if unused and config.branch_kind == "ffn":
         raise ValueError(f"{unused} have no effect with `branch_kind='ffn'`. Drop them, or choose 'lora'.")
     return config
 
 
 def hybrid_tensors(
     sources: dict[str, dict[str, LazyTensor]],
-    config: MetisHomeConfig,
+    config: MetisHomeConfigMixin,
     adapters: dict[str, Adapter] | None = None,
     *,
     shared_from: str = "base",
@@ -71,31 +65,31 @@ def hybrid_tensors(
     Raises:
         ValueError: sources that do not fit each other or the options.
     """
-    text, adapters = config.text_config, adapters or {}
+    adapters = adapters or {}
     dense = sources["dense_model"]
-    _check_sources(sources, adapters, text.branch_kind, shared_from)
+    _check_sources(sources, adapters, config.branch_kind, shared_from)
     for branch, adapter in adapters.items():
-        check_adapter(adapter, f"{branch}_adapter", dense, text)
+        check_adapter(adapter, f"{branch}_adapter", dense, config)
 
     deltas = {branch: adapter.deltas for branch, adapter in adapters.items()}
     tensors = {}
     for name in dense:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if text.branch_kind == "lora" or not is_branch_tensor(name, text.router_layer):
+        if config.branch_kind == "lora" or not is_branch_tensor(name, config.router_layer):
             tensors[name] = _shared(name, sources, shared_from).to(dtype)
             continue
         for branch in BRANCHES:
             source = sources.get(f"{branch}_model", dense)[name]
             source = add_delta(source, deltas.get(branch, {}).get(name.removesuffix(".weight")))
-            tensors[name.replace(".mlp.", f".mlp.{branch}.")] = source.to(dtype)
-    if text.branch_kind == "lora":
-        tensors |= low_rank_tensors(dense, text, deltas, dtype, seed)
+            tensors[branch_name(name, branch)] = source.to(dtype)
+    if config.branch_kind == "lora":
+        tensors |= low_rank_tensors(dense, config, deltas, dtype, seed)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        router = MetisHomeRouter(text).state_dict()
-    return tensors | {f"{ROUTER}{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
+        router = MetisHomeRouter(config).state_dict()
+    return tensors | {f"{config.text_model}router.{name}": LazyTensor.of(tensor) for name, tensor in router.items()}
 
 
 def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str, shared_from: str) -> None:
@@ -104,22 +98,18 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
     own = [f"{branch}_model" for branch in BRANCHES if f"{branch}_model" in sources]
     if own and branch_kind == "lora":
         raise ValueError(
-            f"`{own[0]}` gives a whole feed-forward network, which `branch_kind='lora'` cannot hold. Use 'ffn', or turn"
+            f"`{own[0]}` gives a whole feed-forward network, not the delta of a 'lora' branch. Use 'ffn', or turn"
             f" the difference into an adapter and pass it as `{own[0].replace('_model', '_adapter')}`."
         )
     for branch in adapters:
         if f"{branch}_model" in sources:
             raise ValueError(f"`{branch}_model` and `{branch}_adapter` both give the {branch} branch. Pass one.")
     if adapters and shared_from != "base":
-        raise ValueError(
-            f"`shared_from` is {shared_from!r}, but adapters only fit the weights of the dense model. Use 'base'."
-        )
+        raise ValueError(f"`shared_from` is {shared_from!r}, but adapters only fit the dense weights. Use 'base'.")
     if shared_from == "thinking" and "thinking_model" not in sources:
         raise ValueError("`shared_from` is 'thinking', but `thinking_model` is not given. Pass one, or use 'base'.")
     if shared_from == "mean" and not own:
-        raise ValueError(
-            "`shared_from` is 'mean', but there is no `thinking_model` or `non_thinking_model`. Pass one, or 'base'."
-        )
+        raise ValueError("`shared_from='mean'` needs a `thinking_model` or `non_thinking_model`. Pass one, or 'base'.")
     dense = sources["dense_model"]
     for argument in own:
         for name in [*dense, *sources[argument]]:
@@ -135,12 +125,14 @@ def _check_sources(sources: dict, adapters: dict[str, Adapter], branch_kind: str
         raise ValueError("The sources disagree on tying the head to the embeddings. Use `shared_from='base'`.")
 
 
-def check_configs(configs: dict[str, Qwen2_5_VLConfig]) -> None:
+def check_configs(configs: dict[str, PreTrainedConfig]) -> None:
     """Raise an error if sources compute differently with equal weights, which branches of one model cannot."""
     dense = next(iter(configs.values()))
     for argument, config in configs.items():
         for part, field in ((part, field) for part, fields in CONSTANTS.items() for field in fields):
-            found, needed = getattr(getattr(config, part), field), getattr(getattr(dense, part), field)
+            found, needed = (
+                getattr(getattr(each, part, each.get_text_config()), field, None) for each in (config, dense)
+            )
             if found != needed:
                 raise ValueError(
                     f"`{argument}` has {field}={found!r} in its {part}, but the dense model has {needed!r}."

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 
 from .._progress import progress
-from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS, MetisHomeTextConfig
+from ..modeling.configuration_metis_home import ATTENTION_PROJECTIONS, BRANCHES, FFN_PROJECTIONS, MetisHomeConfigMixin
 from .checkpoint import Checkpoint, LazyTensor
 
 
@@ -35,13 +35,13 @@ def add_delta(weight: LazyTensor, delta: LowRankDelta | None) -> LazyTensor:
     return LazyTensor(weight.shape, weight.dtype, read)
 
 
-def low_rank_modules(text: MetisHomeTextConfig) -> list[str]:
+def low_rank_modules(config: MetisHomeConfigMixin) -> list[str]:
     """Dense names of the modules that branches of the `"lora"` kind change."""
     parents = {**dict.fromkeys(FFN_PROJECTIONS, "mlp"), **dict.fromkeys(ATTENTION_PROJECTIONS, "self_attn")}
     return [
-        f"model.language_model.layers.{layer}.{parents[projection]}.{projection}"
-        for layer in range(text.router_layer, text.num_hidden_layers)
-        for projection in text.branch_projections
+        f"{config.text_model}layers.{layer}.{parents[projection]}.{projection}"
+        for layer in range(config.router_layer, config.get_text_config().num_hidden_layers)
+        for projection in config.branch_projections
     ]
 
 
@@ -54,27 +54,29 @@ def delta_names(module: str, branch: str) -> tuple[str, str]:
 
 def branch_deltas(hybrid: Checkpoint, branch: str) -> dict[str, LowRankDelta]:
     """The deltas of a branch of the `"lora"` kind, by the dense name of the module."""
-    text = hybrid.config.text_config
-    deltas, scaling = {}, text.branch_alpha / text.branch_rank
-    for module in low_rank_modules(text):
+    config = hybrid.config
+    deltas, scaling = {}, config.branch_alpha / config.branch_rank
+    for module in low_rank_modules(config):
         A, B = (hybrid.tensors[name] for name in delta_names(module, branch))
         deltas[module] = LowRankDelta(A, B, scaling)
     return deltas
 
 
 def low_rank_tensors(
-    dense: dict[str, LazyTensor], text: MetisHomeTextConfig, deltas: dict[str, dict[str, LowRankDelta]],
+    dense: dict[str, LazyTensor], config: MetisHomeConfigMixin, deltas: dict[str, dict[str, LowRankDelta]],
     dtype: torch.dtype | None, seed: int,
 ) -> dict[str, LazyTensor]:  # fmt: skip
     """`A` and `B` of both branches, from their deltas by branch and module; a module without one starts at zero."""
-    tensors, scaling = {}, text.branch_alpha / text.branch_rank
-    for module in low_rank_modules(text):
+    tensors, scaling = {}, config.branch_alpha / config.branch_rank
+    for module in low_rank_modules(config):
+        if f"{module}.weight" not in dense:
+            continue  # in some backbones not every layer has attention
         for branch in BRANCHES:
             names = delta_names(module, branch)
             if delta := deltas.get(branch, {}).get(module):
-                A, B = _fitted(delta, text.branch_rank, scaling)
+                A, B = _fitted(delta, config.branch_rank, scaling)
             else:
-                A, B = _zero_delta(dense[f"{module}.weight"], text.branch_rank, f"{seed} {names[0]}")
+                A, B = _zero_delta(dense[f"{module}.weight"], config.branch_rank, f"{seed} {names[0]}")
             tensors |= {names[0]: A.to(dtype), names[1]: B.to(dtype)}
     return tensors
 

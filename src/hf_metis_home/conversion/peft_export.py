@@ -28,22 +28,20 @@ def write_peft(
 ) -> dict:  # fmt: skip
     """Write a branch as an adapter over `base_model`; arguments and record as of [`export_checkpoint`]."""
     if base_model is None:
-        raise ValueError(
-            "`base_model` is not given, and no upcycle.json names one. Pass the dense model that the adapter is for."
-        )
+        raise ValueError("`base_model` is not given, and no upcycle.json names one. Pass the adapter's dense model.")
     base = open_checkpoint(base_model, "base_model")
     _check_shared(hybrid, base, str(base_model), branch)
-    text = hybrid.config.text_config
+    config, text = hybrid.config, hybrid.config.text_config
     record: dict = {"base_model": str(base_model)}
-    if text.branch_kind == "lora":  # an adapter already
-        write_adapter(folder, branch_deltas(hybrid, branch), text.branch_rank, text.branch_alpha, str(base_model))
+    if config.branch_kind == "lora":  # an adapter already
+        write_adapter(folder, branch_deltas(hybrid, branch), config.branch_rank, config.branch_alpha, str(base_model))
         return record
     rank = min(rank or DEFAULT_RANK, text.hidden_size, text.intermediate_size)
     max_error = DEFAULT_MAX_ERROR if max_error is None else max_error
     networks = {
         name: hybrid.tensors[name.replace(".mlp.", f".mlp.{branch}.")]
         for name in base.tensors
-        if is_branch_tensor(name, text.router_layer)
+        if is_branch_tensor(name, config.router_layer)
     }
     deltas, kept = approximate_differences(networks, base.tensors, rank, max_error)
     if not deltas:
@@ -78,10 +76,10 @@ def write_adapter(folder: Path, deltas: dict[str, LowRankDelta], rank: int, alph
 
 def _check_shared(hybrid: Checkpoint, base: Checkpoint, base_model: str, branch: str) -> None:
     """Raise an error if the shared weights are not the base's, which an adapter of one branch cannot express."""
-    text = hybrid.config.text_config
+    config = hybrid.config
     different = []
     for name, tensor in base.tensors.items():
-        if text.branch_kind == "ffn" and is_branch_tensor(name, text.router_layer):
+        if config.branch_kind == "ffn" and is_branch_tensor(name, config.router_layer):
             continue
         if name == "lm_head.weight" and base.config.tie_word_embeddings:
             continue
@@ -89,7 +87,7 @@ def _check_shared(hybrid: Checkpoint, base: Checkpoint, base_model: str, branch:
         if found is None or found.shape != tensor.shape or not torch.equal(found.read(), tensor.read().to(found.dtype)):
             different.append(name)
     if different:
-        other = "shared" if text.branch_kind == "lora" else next(name for name in BRANCHES if name != branch)
+        other = "shared" if config.branch_kind == "lora" else next(name for name in BRANCHES if name != branch)
         raise ValueError(
             f"`base_model` is {base_model!r}, but this model's shared weights are not the same: {len(different)} "
             f"tensors differ, {some(different)}. Write a base that has them with `export --format dense --branch "

@@ -28,13 +28,13 @@ def prepare_processor(processor, config) -> None:
     Add `enable_thinking` to a processor's chat template, and the processor's token ids to a configuration, in place.
 
     Args:
-        processor ([`~transformers.Qwen2_5_VLProcessor`]):
-            The source model's processor. A template with an unknown ending is kept, with a warning.
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            The source model's. A template with an unknown ending is kept, with a warning.
         config ([`MetisHomeConfig`]):
             Gets `answer_format` (the default, if it has none), and for that format `assistant_header_ids`,
             `end_of_turn_id`, `thinking_opening_ids`, `non_thinking_opening_ids` and `thinking_closing_ids`.
     """
-    tokenizer, answer_format = processor.tokenizer, AnswerFormat.of(config)
+    tokenizer, answer_format = getattr(processor, "tokenizer", processor), AnswerFormat.of(config)
     config.answer_format = {name: tags and list(tags) for name, tags in vars(answer_format).items()}
     messages = [{"role": "user", "content": "?"}]
     closed = processor.apply_chat_template(messages, tokenize=False)

@@ -118,8 +118,6 @@ def read_examples(path: str | Path) -> list[dict]:
             raise ValueError(f"`router_examples`: line {number} of {str(path)!r} is not JSON ({error}).") from error
         images = [path.parent / image for image in row.get("images", [])]
         if missing := [str(image) for image in images if not image.is_file()]:
-            raise FileNotFoundError(
-                f"`router_examples`: line {number} of {str(path)!r} names missing images: {missing}."
-            )
+            raise FileNotFoundError(f"`router_examples`: line {number} of {str(path)!r} has missing images: {missing}.")
         rows.append({**row, "images": [Image.open(image).convert("RGB") for image in images]})
     return rows

@@ -10,27 +10,24 @@ from .checkpoint import Checkpoint, LazyTensor
 from .hub_folder import write_hybrid
 
 
-ROUTER = "model.language_model.router."
-
-
 def router_config(config: MetisHomeConfig) -> MetisHomeConfig:
     """The configuration of a two-branch model cut to its shared layers."""
     config = copy.deepcopy(config)
     config.calibration = None  # is about answers, which a router does not give
     text = config.text_config
-    text.num_hidden_layers = text.router_layer
-    text.layer_types = text.layer_types[: text.router_layer]
+    text.num_hidden_layers = config.router_layer
+    text.layer_types = text.layer_types[: config.router_layer]
     config.auto_map = {name: value for name, value in config.auto_map.items() if name in ("AutoConfig", "AutoModel")}
     return config
 
 
 def router_tensors(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> dict[str, LazyTensor]:
     """Those tensors of a two-branch model that its router needs."""
-    layers = tuple(f".language_model.layers.{layer}." for layer in range(config.text_config.router_layer))
+    layers = tuple(f".language_model.layers.{layer}." for layer in range(config.router_layer))
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if name != "lm_head.weight"
+        if name not in ("lm_head.weight", "model.language_model.norm.weight")
         and (".language_model.layers." not in name or any(layer in name for layer in layers))
     }
 
@@ -38,7 +35,7 @@ def router_tensors(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> d
 def load_router(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> MetisHomeModel:
     """Load the router and what it reads through, nothing else, in the dtype of the model's weights."""
     state = {name.removeprefix("model."): tensor.read() for name, tensor in router_tensors(tensors, config).items()}
-    dtype = tensors["model.language_model.norm.weight"].dtype
+    dtype = tensors["model.language_model.embed_tokens.weight"].dtype
     model = MetisHomeModel.from_pretrained(None, config=router_config(config), state_dict=state, dtype=dtype)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -46,7 +43,7 @@ def load_router(tensors: dict[str, LazyTensor], config: MetisHomeConfig) -> Meti
 def stored_router(model: MetisHomeModel) -> dict[str, LazyTensor]:
     """The router's own tensors by their names in a checkpoint."""
     state = model.language_model.router.state_dict()
-    return {f"{ROUTER}{name}": LazyTensor.of(tensor.cpu()) for name, tensor in state.items()}
+    return {f"{model.config.text_model}router.{name}": LazyTensor.of(tensor.cpu()) for name, tensor in state.items()}
 
 
 def write_router(hybrid: Checkpoint, folder: Path) -> None:

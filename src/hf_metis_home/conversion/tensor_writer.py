@@ -1,4 +1,4 @@
-"""Writes safetensors files from tensors that are read one at a time: memory never holds more than one of them."""
+"""Writes safetensors files from tensors that are read one at a time: no more than one is ever in memory."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
 """
-Upcycling: a dense Qwen2.5-VL becomes a two-branch model whose branches equal their sources (arXiv 2510.20519, section
-on Stage-SFT: both experts start from the RL-trained dense model).
+Upcycling: makes a two-branch model from a dense Qwen2.5-VL, with branches equal to their sources (arXiv 2510.20519:
+both experts start from the RL-trained dense model).
 """
 
 import logging
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 
 from .._folders import check_output_dir, staged_folder
 from .._versions import versions
-from ..modeling import MetisHomeForConditionalGeneration
+from ..modeling import BACKBONES, hybrid_classes
 from .adapters import branch_options, read_adapter
-from .checkpoint import LazyTensor, check_tensors, open_checkpoint, sha256_of
+from .checkpoint import LazyTensor, check_tensors, dense_class, open_checkpoint, sha256_of
 from .hub_folder import local_sources, write_hybrid, write_record
 from .hybrid_tensors import check_configs, hybrid_config, hybrid_tensors
 from .processor import prepare_processor
@@ -28,24 +28,25 @@ logger = logging.getLogger(__name__)
 
 
 def upcycle(
-    dense_model: Qwen2_5_VLForConditionalGeneration,
+    dense_model: PreTrainedModel,
     processor=None,
     *,
-    thinking_model: Qwen2_5_VLForConditionalGeneration | None = None,
-    non_thinking_model: Qwen2_5_VLForConditionalGeneration | None = None,
+    thinking_model: PreTrainedModel | None = None,
+    non_thinking_model: PreTrainedModel | None = None,
     shared_from: Literal["base", "thinking", "mean"] = "base",
     seed: int = 0,
     **options,
-) -> MetisHomeForConditionalGeneration:
+) -> PreTrainedModel:
     """
     Make a two-branch model from a dense model in memory. The result shares no memory with its sources.
 
     Args:
-        dense_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`]):
-            Provides the shared weights, and those of a branch without a source of its own.
+        dense_model ([`~transformers.PreTrainedModel`]):
+            A model with its head, of any type in `hf_metis_home.modeling.BACKBONES`. Provides the shared weights, and
+            those of a branch without a source of its own.
         processor ([`~transformers.Qwen2_5_VLProcessor`], *optional*):
             Changed in place: its chat template gets `enable_thinking`, and the configuration gets its token ids.
-        thinking_model, non_thinking_model ([`~transformers.Qwen2_5_VLForConditionalGeneration`], *optional*):
+        thinking_model, non_thinking_model ([`~transformers.PreTrainedModel`], *optional*):
             Provides the feed-forward weights of that branch (`branch_kind="ffn"`), in the shapes of the dense model.
         shared_from (`str`, *optional*, defaults to `"base"`):
             Source of the shared weights: `"base"` the dense model, `"thinking"` the thinking model, `"mean"` the
@@ -54,16 +55,16 @@ def upcycle(
             Seed of the initial weights of the router and of low-rank branches.
         options:
             `branch_kind`, `branch_rank`, `branch_alpha`, `branch_projections`, `router_layer`, `router_pooling`,
-            `router_hidden_size` of [`MetisHomeTextConfig`].
+            `router_hidden_size` of [`MetisHomeConfigMixin`].
 
     Returns:
-        [`MetisHomeForConditionalGeneration`] in the source's dtype, the router in fp32. A branch computes what its
-        source computes if both have the same shared weights. The router is untrained: every query gets probability
-        0.5.
+        The hybrid of its type, for example [`MetisHomeForConditionalGeneration`], in the source's dtype, the router in
+        fp32. A branch computes what its source computes if both have the same shared weights. The router is untrained:
+        every query gets probability 0.5.
 
     Raises:
-        ValueError: a source is not a dense Qwen2.5-VL, sources have different shapes, an option is unknown or
-            contradicts another.
+        ValueError: a source is not a dense model that can become a hybrid, sources have different shapes, an option
+            is unknown or contradicts another.
 
     Example:
 
@@ -78,12 +79,12 @@ def upcycle(
     """
     models = {"dense_model": dense_model, "thinking_model": thinking_model, "non_thinking_model": non_thinking_model}
     models = {argument: model for argument, model in models.items() if model is not None}
-    sources = {}
+    sources, backbone = {}, getattr(getattr(dense_model, "config", None), "model_type", None)
     for argument, model in models.items():
-        if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.config.model_type != "qwen2_5_vl":
-            raise ValueError(
-                f"`{argument}` is a {type(model).__name__}, but must be a dense Qwen2_5_VLForConditionalGeneration."
-            )
+        known = backbone in BACKBONES
+        if not known or not isinstance(model, dense_class(backbone)) or model.config.model_type != backbone:
+            needed = dense_class(backbone).__name__ if known else f"model, one of {list(BACKBONES)}"
+            raise ValueError(f"`{argument}` is a {type(model).__name__}, but must be a dense {needed} with its head.")
         state = model.state_dict()
         check_tensors(state, model.config, argument, f"a {type(model).__name__} in memory")
         sources[argument] = {name: LazyTensor.of(tensor) for name, tensor in state.items()}
@@ -91,7 +92,7 @@ def upcycle(
     tensors = hybrid_tensors(sources, config, shared_from=shared_from, seed=seed)
     check_configs({argument: model.config for argument, model in models.items()})
     state = {name: tensor.read().clone() for name, tensor in tensors.items()}
-    model, info = MetisHomeForConditionalGeneration.from_pretrained(
+    model, info = hybrid_classes(backbone)[2].from_pretrained(
         None, config=config, state_dict=state, dtype=dense_model.dtype, output_loading_info=True
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
@@ -148,7 +149,7 @@ def upcycle_checkpoint(
             The command line, for `upcycle.json`.
         options:
             `branch_kind`, `branch_rank`, `branch_alpha`, `branch_projections`, `router_layer`, `router_pooling`,
-            `router_hidden_size` of [`MetisHomeTextConfig`].
+            `router_hidden_size` of [`MetisHomeConfigMixin`].
 
     Returns:
         `Path`: the folder. Its `upcycle.json` records the arguments, the versions and the SHA-256 of every input.
@@ -179,7 +180,7 @@ def upcycle_checkpoint(
     embeddings = dense.tensors["model.language_model.embed_tokens.weight"]
     if dense.config.tie_word_embeddings and stored_head and not torch.equal(stored_head.read(), embeddings.read()):
         logger.warning(
-            "`model_name_or_path` is %r, whose lm_head.weight differs from its embeddings although its configuration "
+            "`model_name_or_path` is %r: its lm_head.weight differs from its embeddings although its configuration "
             "ties them. transformers ignores it, so it is left out.",
             str(model_name_or_path),
         )

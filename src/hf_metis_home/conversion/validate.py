@@ -1,7 +1,8 @@
 """Whether a two-branch folder is complete and consistent. Its files are read; its code never runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import validate_files as files
@@ -29,7 +30,30 @@ class Check:
     detail: str
 
 
-# Name, the checks that must pass first, and the function, which returns a remark or raises what is wrong.
+Planned = tuple[str, tuple[str, ...], Callable[[], str]]
+
+
+def run_checks(planned: Iterable[Planned], done: Iterable[Check] = ()) -> list[Check]:
+    """
+    Run checks one after the other. Errors become results.
+
+    Args:
+        planned (`Iterable[tuple]`):
+            Name, the checks that must pass first, and the function, which returns a remark or raises what is wrong.
+        done (`Iterable[Check]`, *optional*):
+            Results of earlier checks, which come first in the list.
+    """
+    results = {check.name: check for check in done}
+    for name, needs, check in planned:
+        failed = [need for need in needs if not results[need].ok]
+        try:
+            ok, detail = (None, f"not run, needs {failed[0]}") if failed else (True, check())
+        except (ValueError, OSError) as error:
+            ok, detail = False, str(error)
+        results[name] = Check(name, ok, detail)
+    return list(results.values())
+
+
 CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Folder], str]], ...] = (
     ("configuration", (), weights.check_configuration),
     ("files", (), weights.check_files),
@@ -41,7 +65,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Folder], str]], ...] = (
     ("code", ("configuration",), files.check_code),
     ("processor", (), files.check_processor),
     ("token ids", ("configuration", "processor"), files.check_token_ids),
-    ("card", (), files.check_card),
+    ("card", (), lambda folder: files.check_card(folder.path)),
 )
 PARITY = ("dense parity", ("tensors", "finite values"), weights.check_parity)
 
@@ -84,12 +108,5 @@ def validate_checkpoint(model_name_or_path: str | Path, *, dense_model: str | Pa
         )
     if dense_model is not None:
         folder.dense = open_checkpoint(dense_model, "dense_model")
-    results = {}
-    for name, needs, check in (*CHECKS, PARITY) if dense_model is not None else CHECKS:
-        failed = [need for need in needs if not results[need].ok]
-        try:
-            ok, detail = (None, f"not run, needs {failed[0]}") if failed else (True, check(folder))
-        except (ValueError, OSError) as error:
-            ok, detail = False, str(error)
-        results[name] = Check(name, ok, detail)
-    return list(results.values())
+    checks = (*CHECKS, PARITY) if dense_model is not None else CHECKS
+    return run_checks((name, needs, partial(check, folder)) for name, needs, check in checks)

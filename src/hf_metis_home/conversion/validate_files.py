@@ -6,12 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoProcessor
 
 from .. import modeling
-from ..modeling.configuration_metis_home import AUTO_MAP
-from .checkpoint import is_router_only, some
+from .checkpoint import some
 from .processor import prepare_processor
 from .validate_weights import AGAIN, Folder
 
@@ -26,16 +25,18 @@ TOKEN_FIELDS = (
 def check_code(folder: Folder) -> str:
     # From the file, which is what other programs read; the class fills in a missing map.
     auto_map = json.loads((folder.path / "config.json").read_text(encoding="utf-8")).get("auto_map") or {}
-    needed = {name for name in AUTO_MAP if not is_router_only(folder.config) or name != "AutoModelForImageTextToText"}
+    needed = {
+        name
+        for name in folder.config.default_auto_map()
+        if not folder.config.is_router_only or name != "AutoModelForImageTextToText"
+    }
     if missing := sorted(needed - auto_map.keys()):
         raise ValueError(f"`auto_map` in config.json lacks {missing}, which `trust_remote_code` needs. {AGAIN}")
     modules = {}
     for reference in auto_map.values():
         module, _, name = reference.rpartition(".")
         if "--" in module:
-            raise ValueError(
-                f"`auto_map` in config.json points to another repository ({reference}). Save the model again."
-            )
+            raise ValueError(f"`auto_map` in config.json names another repository ({reference}). Save the model again.")
         _read_module(folder.path, module, modules)
         if name not in {node.name for node in modules[module].body if isinstance(node, ast.ClassDef)}:
             raise ValueError(f"`auto_map` in config.json names {reference}, but {module}.py has no such class. {AGAIN}")
@@ -109,14 +110,18 @@ def check_token_ids(folder: Folder) -> str:
     return "configuration and processor agree"
 
 
-def check_card(folder: Folder) -> str:
-    path, remedy = folder.path / "README.md", "Write one with `metis-home card`."
+def check_card(folder: Path, library: str | None = "transformers") -> str:
+    """`library` is what the metadata must name as `library_name`; None for the card of a dataset."""
+    path, remedy = folder / "README.md", f"Write one with `metis-home card --model_name_or_path {folder}`."
     if not path.is_file():
         raise ValueError(f"README.md is missing. {remedy}")
     try:
-        library = ModelCard.load(path).data.library_name
+        data = (ModelCard if library else DatasetCard).load(path).data
     except Exception as error:  # not YAML, or not what the Hub expects
-        raise ValueError(f"README.md has metadata that the Hub would reject ({error}). {remedy}") from error
-    if library != "transformers":
-        raise ValueError(f"README.md has `library_name: {library}`, but it must be 'transformers'. {remedy}")
+        raise ValueError(f"README.md has metadata that the Hub would reject ({error}). Fix it.") from error
+    if library and data.library_name != library:
+        raise ValueError(
+            f"README.md has `library_name: {data.library_name}` in its metadata, but it must be {library!r}, the "
+            "library that loads the files. Change it."
+        )
     return "README.md with metadata"

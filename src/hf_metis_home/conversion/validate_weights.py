@@ -10,7 +10,7 @@ import torch
 from .._progress import progress
 from ..modeling import MetisHomeConfig
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import HYBRID, Checkpoint, LazyTensor, is_router_only, open_tensors, read_config, some, tensor_problems
+from .checkpoint import HYBRID, Checkpoint, LazyTensor, open_tensors, read_config, some, tensor_problems
 from .fingerprint import calibration_problem
 
 
@@ -35,10 +35,12 @@ def check_configuration(folder: Folder) -> str:
         folder.config = read_config(folder.path, ARGUMENT, HYBRID)
     except Exception as error:  # transformers checks the types of fields with its own exceptions
         raise ValueError(f"config.json cannot be used: {error} Correct it or save the model again.") from error
-    text = folder.config.text_config
-    if is_router_only(folder.config):
-        return f"only a router, after {text.router_layer} layers"
-    return f"{text.branch_kind} branches in layers {text.router_layer} to {text.num_hidden_layers - 1}"
+    config = folder.config
+    if config.is_router_only:
+        return f"only a router, after {config.router_layer} layers"
+    return (
+        f"{config.branch_kind} branches in layers {config.router_layer} to {config.text_config.num_hidden_layers - 1}"
+    )
 
 
 def check_files(folder: Folder) -> str:
@@ -46,7 +48,7 @@ def check_files(folder: Folder) -> str:
     # By their stored names: remote code has no mapping from those of earlier checkpoints.
     folder.tensors = dict(zip(names, tensors.values(), strict=True))
     size = sum(tensor.nbytes for tensor in folder.tensors.values())
-    return f"{len(files)} files with weights, {size / 1e9:.2f} GB"
+    return f"{len(files)} weight file{'s' * (len(files) > 1)}, {size / 1e9:.2f} GB"
 
 
 def check_tensors(folder: Folder) -> str:
@@ -66,9 +68,7 @@ def check_dtypes(folder: Folder) -> str:
     if len(main) > 1:
         counts = {str(dtype).removeprefix("torch."): len(names) for dtype, names in main.items()}
         rare = min(main.values(), key=len)
-        raise ValueError(
-            f"The weights have several dtypes, {counts}: {some(rare)}. Load the model with one `dtype` and save it."
-        )
+        raise ValueError(f"The weights have several dtypes, {counts}: {some(rare)}. Save the model with one `dtype`.")
     (dtype,) = main
     found = [(part, other, names) for part, groups in dtypes.items() for other, names in groups.items()]
     for _, other, names in found:
@@ -80,15 +80,13 @@ def check_dtypes(folder: Folder) -> str:
 def check_finite(folder: Folder) -> str:
     tensors = _read_all("Reading weights", folder.tensors)
     if wrong := [name for name, tensor in tensors if not torch.isfinite(tensor).all()]:
-        raise ValueError(
-            f"{len(wrong)} tensors hold NaN or infinite values: {some(wrong)}. Go back to an earlier checkpoint."
-        )
+        raise ValueError(f"{len(wrong)} tensors have NaN or infinite values: {some(wrong)}. Use an earlier checkpoint.")
     return "no NaN or infinity"
 
 
 def check_head(folder: Folder) -> str:
     head = folder.tensors.get(HEAD)
-    if is_router_only(folder.config):
+    if folder.config.is_router_only:
         return "none, as expected of a router"
     if not folder.config.tie_word_embeddings:
         return "stored, not tied to the embeddings"
@@ -121,9 +119,9 @@ def check_parity(folder: Folder) -> str:
     for name in folder.tensors:
         if name.endswith(".lora_B.weight"):
             A, B = (folder.tensors[name.replace(".lora_B.", half)].read().float() for half in (".lora_A.", ".lora_B."))
-            text = folder.config.text_config
+            scaling = folder.config.branch_alpha / folder.config.branch_rank
             # The delta itself, which is zero before training.
-            delta = float((B @ A).abs().max()) * text.branch_alpha / text.branch_rank if B.any() else 0.0
+            delta = float((B @ A).abs().max()) * scaling if B.any() else 0.0
             differences[_group(name)].append(delta)
     summary = "; ".join(
         f"{group}: {sum(value > 0 for value in values)} of {len(values)} tensors differ"
@@ -132,9 +130,7 @@ def check_parity(folder: Folder) -> str:
         if values
     )
     if any(any(values) for values in differences.values()):
-        raise ValueError(
-            f"{summary}. Expected after training or with another `dtype`; otherwise upcycle the dense model again."
-        )
+        raise ValueError(f"{summary}. Expected after training or with another `dtype`; otherwise upcycle again.")
     return summary
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..modeling.configuration_metis_home import BRANCHES
-from .checkpoint import Checkpoint, LazyTensor
+from .checkpoint import OF_THE_CLASS, Checkpoint, LazyTensor
 from .dense_export import dense_config, write_dense
 from .hub_folder import write_model
 from .low_rank import LowRankDelta, branch_deltas
@@ -44,23 +44,23 @@ def write_vllm(hybrid: Checkpoint, upcycled: dict, staging: Path) -> dict:
     Raises:
         ValueError: the rank is larger than vLLM supports.
     """
-    text = hybrid.config.text_config
-    ffn = text.branch_kind == "ffn"
-    rank = POINTER_RANK if ffn else text.branch_rank
+    config = hybrid.config
+    ffn = config.branch_kind == "ffn"
+    rank = POINTER_RANK if ffn else config.branch_rank
     if rank > RANKS[-1]:
         raise ValueError(f"`branch_rank` is {rank}, but vLLM supports adapters only up to rank {RANKS[-1]}.")
     for name in (MODEL, ROUTER, *(f"{ADAPTERS}/{branch}" for branch in BRANCHES)):
         (staging / name).mkdir(parents=True)
     for branch in BRANCHES:
         deltas = _pointer(hybrid, branch) if ffn else branch_deltas(hybrid, branch)
-        write_adapter(staging / ADAPTERS / branch, deltas, rank, rank if ffn else text.branch_alpha, MODEL)
+        write_adapter(staging / ADAPTERS / branch, deltas, rank, rank if ffn else config.branch_alpha, MODEL)
     if ffn:
         _write_gated(hybrid, staging / MODEL)
     else:
         write_dense(hybrid, "shared", upcycled, staging / MODEL)
     write_router(hybrid, staging / ROUTER)
     (staging / SETTINGS).write_text(json.dumps({"router": ROUTER}, indent=2) + "\n", encoding="utf-8")
-    record = {"branch_kind": text.branch_kind, "max_lora_rank": min(each for each in RANKS if each >= rank)}
+    record = {"branch_kind": config.branch_kind, "max_lora_rank": min(each for each in RANKS if each >= rank)}
     return {**record, "command": shlex.join(["vllm", "serve", *vllm_flags(**record, model_name="metis-home")])}
 
 
@@ -88,7 +88,7 @@ def vllm_flags(branch_kind: str, max_lora_rank: int, model_name: str, folder: st
 
 def _gates(hybrid: Checkpoint) -> list[str]:
     """Names of the gates, one per layer with branches."""
-    layers = range(hybrid.config.text_config.router_layer, hybrid.config.text_config.num_hidden_layers)
+    layers = range(hybrid.config.router_layer, hybrid.config.text_config.num_hidden_layers)
     return [f"model.language_model.layers.{layer}.mlp.branch_gate" for layer in layers]
 
 
@@ -108,9 +108,8 @@ def _write_gated(hybrid: Checkpoint, folder: Path) -> None:
     from ..modeling import gated_metis_home as gated
 
     fields = dense_config(hybrid.config).to_dict()
-    for name in ("model_type", "architectures", "transformers_version"):
-        fields.pop(name, None)
-    config = gated.MetisHomeGatedConfig(**fields, router_layer=hybrid.config.text_config.router_layer)
+    fields = {name: value for name, value in fields.items() if name not in OF_THE_CLASS}
+    config = gated.MetisHomeGatedConfig(**fields, router_layer=hybrid.config.router_layer)
     module = gated.__name__.rpartition(".")[2]
     config.auto_map = {
         "AutoConfig": f"{module}.MetisHomeGatedConfig",

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from ..answers import AnswerFormat
+from ..answers.format import FORMAT, AnswerFormat
 from ..hub_templates.card_merge import new_card
 from ..hub_templates.cards import PLACEHOLDER, hub_id, render_blocks
 from .prompts import conversation_of
 from .rows import check_row
 
 
-FORMAT = AnswerFormat()
 ROWS_PER_FILE = 2000
 DATASET_TAGS = ["metis-home", "hybrid-thinking"]
 

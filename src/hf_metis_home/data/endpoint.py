@@ -21,7 +21,7 @@ LONGEST_WAIT = 60.0  # seconds between two tries, whatever a server asks for
 
 
 class EndpointError(ConnectionError):
-    """A server that cannot be reached, refuses the request, or sends something else than a chat completion."""
+    """A server that cannot be reached, refuses the request, or sends something other than a chat completion."""
 
 
 class EndpointRollouts:
@@ -30,7 +30,7 @@ class EndpointRollouts:
 
     Args:
         url (`str`):
-            Up to and with `/v1`, e.g. `http://localhost:8000/v1`.
+            Up to and including `/v1`, e.g. `http://localhost:8000/v1`.
         name (`str`):
             The model's name on the server.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):

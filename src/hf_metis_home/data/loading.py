@@ -11,6 +11,7 @@ def load_rows(
     argument: str = "dataset",
     config: str | None = None,
     revision: str | None = None,
+    limit: int | None = None,
 ) -> Dataset:
     """
     Read a dataset.
@@ -24,6 +25,8 @@ def load_rows(
             What errors call the source.
         config, revision (`str`, *optional*):
             Configuration and revision of a dataset on the Hub.
+        limit (`int`, *optional*):
+            Keep only the first rows.
 
     Raises:
         ValueError: the source cannot be read, or does not have the split.
@@ -40,9 +43,11 @@ def load_rows(
     try:
         if path.is_file():
             reader = "json" if path.suffix in (".json", ".jsonl") else "parquet"
-            return load_dataset(reader, data_files=name, split="train")
-        saved = any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
-        rows = load_from_disk(name) if saved else load_dataset(name, config, revision=revision)
+            rows = load_dataset(reader, data_files=name, split="train")
+        elif any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            rows = load_from_disk(name)
+        else:
+            rows = load_dataset(name, config, revision=revision)
     except Exception as error:  # from many libraries, depending on the source
         reason = (
             f"could not be read ({type(error).__name__}: {error}). Use a parquet or JSON-lines file, a folder that "
@@ -55,4 +60,4 @@ def load_rows(
         if split not in rows:
             raise ValueError(f"`{argument}` is {name!r}, which has no split {split!r}, only {list(rows)}.")
         rows = rows[split]
-    return rows
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))

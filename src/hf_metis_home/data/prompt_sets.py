@@ -4,12 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from ..answers import AnswerFormat, Completion
+from ..answers.format import FORMAT, AnswerFormat, Completion
 from ..answers.matching import TAGS, gold_text
 from .rows import check_row
 
 
-FORMAT = AnswerFormat()
 PROMPT_COLUMNS = ("prompt", "solution")
 
 

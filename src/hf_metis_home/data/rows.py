@@ -11,10 +11,9 @@ The one dataset format.
 | `task` | str | name of the task; not needed for supervised training |
 """
 
-from ..answers import AnswerFormat
+from ..answers.format import FORMAT, AnswerFormat
 
 
-FORMAT = AnswerFormat()
 TRAINING_COLUMNS = ("prompt", "images", "completion", "thinking")
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
 

@@ -23,6 +23,7 @@ TABLES = {
     "models": ("The method, step by step", STEPS),
 }
 COLUMNS = {"easy": "easy", "hard": "hard", "located_easy": "located, easy", "located_hard": "located, hard"}
+DRAWS = 10_000  # bootstrap samples
 INTERVALS = "In brackets the 95 % interval: bootstrap over seeds and their questions; too narrow with few seeds."
 
 
@@ -49,7 +50,7 @@ def _accuracy(cells: list[dict]) -> str:
     return f"{mean:.1f} ({100 * low:.1f}, {100 * high:.1f})"
 
 
-def accuracy_interval(cells: list[dict], draws: int = 10_000) -> tuple[float, float]:
+def accuracy_interval(cells: list[dict]) -> tuple[float, float]:
     """
     95 % bootstrap interval of an accuracy, over seeds and questions.
 
@@ -59,8 +60,6 @@ def accuracy_interval(cells: list[dict], draws: int = 10_000) -> tuple[float, fl
     Args:
         cells (`list[dict]`):
             Per seed `accuracy` in [0, 1] and `n`, the number of questions.
-        draws (`int`, *optional*, defaults to 10000):
-            Number of bootstrap samples.
 
     Returns:
         `tuple[float, float]`: its ends, in [0, 1].
@@ -76,7 +75,7 @@ def accuracy_interval(cells: list[dict], draws: int = 10_000) -> tuple[float, fl
     """
     generator = np.random.default_rng(0)
     accuracy, n = (np.array([cell[name] for cell in cells]) for name in ("accuracy", "n"))
-    seeds = generator.integers(len(cells), size=(draws, len(cells)))
+    seeds = generator.integers(len(cells), size=(DRAWS, len(cells)))
     means = (generator.binomial(n[seeds], accuracy[seeds]) / n[seeds]).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -20,7 +20,7 @@ MEMORY_SIGNS = (OUT_OF_MEMORY, "can't allocate memory", "not enough memory")
 
 
 class RowError(ValueError):
-    """What is wrong with one row, as the table of outcomes says it."""
+    """What is wrong with one row, as the table of outcomes states it."""
 
 
 def plan_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:

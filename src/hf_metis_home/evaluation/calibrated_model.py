@@ -12,7 +12,7 @@ from ..conversion.checkpoint import HYBRID, read_config
 from ..conversion.fingerprint import calibration_problem, weights_fingerprint
 from ..hub_templates.model_card import refresh_routing
 from .calibration import calibrate_threshold
-from .outcomes import read_outcomes
+from .outcomes_folder import read_outcomes_folder
 
 
 def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **options) -> dict:
@@ -53,16 +53,13 @@ def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **opti
             "model, download it first with `hf download OWNER/NAME --local-dir FOLDER`."
         )
     read_config(folder, "model_name_or_path", HYBRID)
-    path = Path(outcomes)
-    path = path / "outcomes.parquet" if path.is_dir() else path
-    table = read_outcomes(path)
-    weights = weights_fingerprint(folder)
-    check_same_weights(path, weights)
+    evaluation, weights = read_outcomes_folder(outcomes), weights_fingerprint(folder)
+    evaluation.check_weights(weights)
     if problem := calibration_problem(folder):
         print(f"warning: {problem} It is replaced now.", file=sys.stderr)
     found = {
-        **calibrate_threshold(table, **options),
-        "outcomes_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        **calibrate_threshold(evaluation.outcomes, **options),
+        "outcomes_sha256": hashlib.sha256(evaluation.path.read_bytes()).hexdigest(),
         "weights": weights,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -72,24 +69,7 @@ def calibrate_model(model_name_or_path: str | Path, outcomes: str | Path, **opti
     write_whole(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if refresh_routing(folder):
         print(
-            "warning: the section on routing in README.md was edited and is not updated. Check that it still holds.",
+            "warning: the section on routing in README.md was edited and is not updated. Check that it is still true.",
             file=sys.stderr,
         )
     return found
-
-
-def check_same_weights(path: Path, weights: str) -> None:
-    """Raise an error if the run.json next to outcomes names other weights; warn if it names none."""
-    run = path.with_name("run.json")
-    noted = json.loads(run.read_text(encoding="utf-8")).get("model", {}) if run.is_file() else {}
-    if noted.get("name") and not noted.get("weights"):
-        print(
-            f"warning: {run} names the model {noted['name']!r} but not its weights, so these outcomes may be of "
-            "another model. Evaluate again to be sure.",
-            file=sys.stderr,
-        )
-    elif noted.get("weights") not in (None, weights):
-        raise ValueError(
-            f"`outcomes` is {str(path)!r}, from a model with other weights ({noted.get('name')!r}, see {run.name}). "
-            "Evaluate this model and use its own outcomes."
-        )

@@ -11,6 +11,7 @@ from .._extras import require_extra
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
 from .metrics import Rows
+from .routing_metrics import candidates
 
 
 require_extra("eval", "scipy")
@@ -132,18 +133,6 @@ def check_target(given: dict[str, float | None], confidence: float, validation_f
     return next(iter(found.items()))
 
 
-def candidates(probability: np.ndarray) -> np.ndarray:
-    """
-    One threshold for every way to divide these questions, rising from 0 (always thinking): half-way between
-    neighbouring probabilities, so that rounding elsewhere moves no question.
-    """
-    low = np.unique(probability)
-    high = np.append(low[1:], 1.0)
-    low, high = low[high > low], high[high > low]
-    middle = ((low + high) / 2).astype(np.float32).astype(float)  # the model compares in fp32
-    return np.append(0.0, np.where((low < middle) & (middle <= high), middle, high))
-
-
 def certify(
     thresholds: np.ndarray, probability: np.ndarray, right: np.ndarray, max_drop: float, confidence: float
 ) -> float:
@@ -178,7 +167,7 @@ def drop_bound(lost, won, questions: int, confidence: float):
     """
     Upper bound of `P(lost) - P(won)`, from counts (arrays) among `questions`: a question is lost if only thinking would
     have been right, won if only the direct answer is. The bound is the upper one of the first (Clopper and Pearson
-    1934) minus the lower one of the second, each at half the level, so it holds for any sample size and any dependence.
+    1934) minus the lower one of the second, each at half the level, so it is valid for any sample size and dependence.
     """
     tail = (1 - confidence) / 2  # `binomtest` takes no arrays
     upper = np.where(lost == questions, 1.0, beta.ppf(1 - tail, lost + 1, np.maximum(questions - lost, 1)))
@@ -203,7 +192,7 @@ def _taken(threshold: float, probability: np.ndarray, values: np.ndarray) -> np.
 
 
 def _lowest(thresholds, probability, values, limit: float, target: str) -> float:
-    """The lowest threshold whose mean is within the limit."""
+    """The lowest threshold with a mean within the limit."""
     means = [float(np.nanmean(_taken(threshold, probability, values))) for threshold in thresholds]
     fits = [threshold for threshold, mean in zip(thresholds, means, strict=True) if mean <= limit + 1e-12]
     if not fits:

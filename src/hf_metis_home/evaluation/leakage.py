@@ -3,10 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from ..answers import AnswerFormat
+from ..answers.format import FORMAT, AnswerFormat
 
 
-FORMAT = AnswerFormat()
 # English, as the texts of the benchmarks are; a word counts only as a whole.
 REFLECTIVE = (
     "wait", "hmm", "alternatively", "let me", "let's", "double-check", "double check", "recheck", "re-check", "verify",
@@ -52,14 +51,6 @@ def leakage(
         return None
     return {
         "reflective": sum(bool(_PATTERN.search(text)) for text in texts) / len(texts),
-        "thought": sum(_has_thought(text, answer_format) for text in texts) / len(texts),
+        "thought": sum(map(answer_format.reasons, texts)) / len(texts),
         "tokens": float(sum(tokens) / len(texts)),
     }
-
-
-def _has_thought(text: str, answer_format: AnswerFormat) -> bool:
-    parsed = answer_format.parse(text)
-    if answer_format.answer_tags is None:
-        return bool(parsed.thought)
-    begin, end = answer_format.answer_tags
-    return bool(parsed.thought) or parsed.answer != text.partition(begin)[2].partition(end)[0].strip()

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 from datasets import Dataset
 
-from ..answers import AnswerFormat
+from ..answers.format import FORMAT, AnswerFormat
 from ..modeling.configuration_metis_home import BRANCHES
 from ..modeling.router_metis_home import is_thinking
 from .intervals import bootstrap_shares, interval
-from .leakage import FORMAT, format_validity, leakage
+from .leakage import format_validity, leakage
 from .policies import OURS, POOLED, expected, policy_shares
 from .routing_metrics import calibration_error, call_performance, hacc, nauc, reliability
 
@@ -183,7 +183,7 @@ class Rows:
     """
 
     def __init__(self, table, threshold: float, answer_format: AnswerFormat = FORMAT, kind: str | None = None):
-        def columns(name: str) -> np.ndarray:  # [N, 2]; a column without any value holds None
+        def columns(name: str) -> np.ndarray:  # [N, 2]; a column without any value is None
             return np.stack([table[f"{name}_{mode}"].astype(float).to_numpy() for mode in MODES], axis=1)
 
         self.table, self.answer_format = table, answer_format

@@ -250,9 +250,9 @@ def write_outcomes(outcomes: Dataset, path: str | Path) -> Path:
     return path
 
 
-def read_outcomes(path: str | Path) -> Dataset:
+def read_outcomes(path: str | Path, argument: str = "outcomes") -> Dataset:
     """
-    Read what [`write_outcomes`] wrote. Other columns are dropped.
+    Read what [`write_outcomes`] wrote. Other columns are dropped. `argument` is what errors call the path.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -263,12 +263,14 @@ def read_outcomes(path: str | Path) -> Dataset:
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"`outcomes` is {str(path)!r}, which is not a file. Use the Parquet that `eval` wrote.")
+        raise FileNotFoundError(
+            f"`{argument}` is {str(path)!r}, which is not a file. Pass the folder that `metis-home eval` wrote."
+        )
     try:
         table = parquet.ParquetFile(path).read()
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"`outcomes` is {str(path)!r}, which is not a Parquet file ({error}).") from error
-    return _checked(Dataset(table), f"`outcomes` ({str(path)!r})")
+        raise ValueError(f"`{argument}` is {str(path)!r}, which is not a Parquet file ({error}).") from error
+    return _checked(Dataset(table), f"`{argument}` ({str(path)!r})")
 
 
 def _checked(outcomes: Dataset, name: str) -> Dataset:
@@ -278,7 +280,7 @@ def _checked(outcomes: Dataset, name: str) -> Dataset:
             f"{name} has no column {', '.join(map(repr, missing))}; it has {outcomes.column_names}. Outcomes need "
             f"{list(COLUMNS)}: see `hf_metis_home.evaluation.outcomes`."
         )
-    # `.data` alone would ignore `select` and `filter`, so through the format.
+    # `.data` would ignore `select` and `filter`, so through the format.
     table = outcomes.with_format("arrow")[:].select(list(COLUMNS))
     try:
         return Dataset(table.cast(FEATURES.arrow_schema))

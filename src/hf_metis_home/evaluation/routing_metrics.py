@@ -1,5 +1,5 @@
 """
-How well a router orders questions, on rows that both branches answered.
+How well a router orders questions, on rows that both branches answered, and the thresholds between them.
 
 All functions take arrays with one entry per row: `right` and `tokens` of shape `(N, 2)`, column 1 the thinking branch,
 and the router's `probability` `(N,)`.
@@ -10,6 +10,18 @@ import numpy as np
 
 COST_STEPS = 10  # RouteLLM's
 BINS = 10
+
+
+def candidates(probability: np.ndarray) -> np.ndarray:
+    """
+    One threshold for every way to divide these questions, rising from 0 (always thinking): halfway between neighbouring
+    probabilities, so that rounding elsewhere moves no question.
+    """
+    low = np.unique(probability)
+    high = np.append(low[1:], 1.0)
+    low, high = low[high > low], high[high > low]
+    middle = ((low + high) / 2).astype(np.float32).astype(float)  # the model compares in fp32
+    return np.append(0.0, np.where((low < middle) & (middle <= high), middle, high))
 
 
 def hacc(right: np.ndarray, tokens: np.ndarray, thinking: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Rows as questions: what is known of each before it is asked, and what is wrong with it."""
+"""Rows as questions: what is known about each before it is asked, and what is wrong with it."""
 
 from collections.abc import Sequence
 from textwrap import shorten
@@ -12,7 +12,7 @@ from .policies import POOLED
 
 
 class Question(NamedTuple):
-    """What is known of a row before it is asked; `length` in tokens of the prompt, `error` why it cannot be asked."""
+    """What is known about a row before it is asked: `length` of its prompt in tokens, `error` if it cannot be asked."""
 
     task: str
     id: str

@@ -100,7 +100,7 @@ def write_card(path: Path, metadata: dict, sections: dict[str, str], renew: Iter
 
 
 def read_metadata(card: str) -> dict:
-    """The metadata of a card; empty where it has none."""
+    """The metadata of a card; empty if it has none."""
     return _split(card.replace("\r\n", "\n"))[1]
 
 
@@ -114,9 +114,7 @@ def _split(card: str) -> tuple[str, dict, str]:
     try:
         parsed = RepoCard(card)
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"README.md has metadata that cannot be read: {error}. Fix the lines between the `---`."
-        ) from error
+        raise ValueError(f"README.md has unreadable metadata: {error}. Fix the lines between the `---`.") from error
     return card[: len(card) - len(parsed.text)], dict(vars(parsed.data)), parsed.text
 
 

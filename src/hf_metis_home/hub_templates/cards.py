@@ -47,7 +47,7 @@ class ModelFacts:
         language, datasets (`str` or `list[str]`, *optional*):
             Metadata of the Hub.
         branch_kind (`str`, *optional*, defaults to `"ffn"`):
-            As in [`MetisHomeTextConfig`].
+            As in [`MetisHomeConfigMixin`].
         router_layer (`int`, *optional*):
             Number of shared decoder layers before the router.
         router_examples (`int`, *optional*):
@@ -169,20 +169,6 @@ def model_card_parts(**facts) -> tuple[dict, dict[str, str]]:
         if fact is None:
             del sections[section]
     return {name: value for name, value in metadata.items() if value not in (None, [])}, sections
-
-
-def render_export_card(**facts) -> str:
-    """
-    Card of what `metis-home export` wrote.
-
-    Args:
-        facts:
-            As [`~hub_templates.cards.export_card_parts`] takes them.
-
-    Returns:
-        `str`: Markdown with a YAML header.
-    """
-    return new_card(*export_card_parts(**facts))
 
 
 def export_card_parts(

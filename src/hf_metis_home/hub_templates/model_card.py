@@ -15,7 +15,7 @@ GIVEN_METADATA = ("license", "language", "datasets", "base_model")
 
 def facts_of(folder: str | Path) -> dict:
     """
-    What the configuration of a two-branch model and the records beside it say, as fields of
+    What the configuration of a two-branch model and the records next to it say, as fields of
     [`~hub_templates.cards.ModelFacts`].
 
     Example:
@@ -37,8 +37,8 @@ def config_facts(config) -> dict:
     """What a [`MetisHomeConfig`] says."""
     calibration = config.calibration if isinstance(config.calibration, dict) else {}
     return {
-        "branch_kind": config.text_config.branch_kind,
-        "router_layer": config.text_config.router_layer,
+        "branch_kind": config.branch_kind,
+        "router_layer": config.router_layer,
         "thinking_threshold": config.thinking_threshold,
         "calibration": calibration if CALIBRATION <= calibration.keys() else None,
     }
@@ -108,5 +108,5 @@ def remembered(card: str) -> dict:
     if "title" in found:
         found["title"] = html.unescape(re.sub(r"\\(.)", r"\1", found["title"]))
         if found["title"] in (DEFAULT_TITLE, found.get("model_id", "").rpartition("/")[2]):
-            del found["title"]  # chosen by nobody
+            del found["title"]  # nobody chose it
     return {name: value for name, value in found.items() if isinstance(value, str) and value != PLACEHOLDER}

@@ -59,7 +59,7 @@ def write_space(
     is_folder = Path(model_name_or_path).is_dir()
     if is_folder and revision is not None:
         raise ValueError(
-            f"`revision` is {revision!r}, but the folder {model_name_or_path!r} has no revisions. Drop it."
+            f"`revision` is {revision!r}, but {model_name_or_path!r} is a folder, without revisions. Drop it."
         )
     if not is_folder and hub_id(model_name_or_path) is None:
         raise ValueError(f"`model_name_or_path` is {model_name_or_path!r}, which is neither a folder nor a Hub id.")

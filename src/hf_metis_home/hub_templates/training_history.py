@@ -1,5 +1,5 @@
 """
-How a model was made, read from the records that commands leave beside it: `upcycle.json`, `run.json`,
+How a model was made, read from the records that commands write next to it: `upcycle.json`, `run.json`,
 `fit_router.json`, `branch_kind.json`, and those in the folders that these records name, if they still exist.
 """
 
@@ -182,7 +182,7 @@ def _read_step(folder: Path) -> Step | None:
 def describe(step: Step) -> dict:
     """A step as the card shows it: `title`, `sentences` and `settings` (name to value)."""
     values = {**step.record, **(step.record.get("arguments") or {})}
-    # Without effect: epochs beside a number of steps, a coefficient of 0, and a single process.
+    # Without effect: epochs with a number of steps, a coefficient of 0, and a single process.
     idle = {
         "num_train_epochs": (values.get("max_steps") or 0) > 0,
         "router_loss_coef": not values.get("router_loss_coef"),

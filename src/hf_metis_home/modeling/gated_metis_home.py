@@ -1,10 +1,10 @@
 """
-A hybrid for engines that serve LoRA adapters: the adapter of a request is its branch. This file travels beside weights.
+A hybrid for engines that serve LoRA adapters: a request's adapter is its branch. Ships to the Hub with the weights.
 
-A feed-forward network holds both branches, computes both and takes the one that a small linear layer, `branch_gate`,
-points at. Its weights are zero and it reads ones; an adapter on it, the same for every model, makes it point. What an
-engine does for adapters, a batch of requests with different ones, a prefix cache that keeps them apart, it then does
-for branches. The rest is Qwen2.5-VL as it is, and there is no router: the branch has been chosen before.
+A feed-forward network computes both branches and takes the one that a small linear layer, `branch_gate`, selects. Its
+weights are zero and its input is ones; an adapter on it, the same for every model, makes the selection. So whatever an
+engine does for adapters (batches with different ones, a prefix cache that keeps them apart) it does for branches. The
+rest is plain Qwen2.5-VL, without a router: the branch was chosen before.
 """
 
 import torch
@@ -34,7 +34,8 @@ class MetisHomeGatedConfig(Qwen2_5_VLConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        self.text_config.base_model_tp_plan = tensor_parallel_plan(self.router_layer > 0, BRANCHES, None)
+        plan = type(self.text_config).base_model_tp_plan
+        self.text_config.base_model_tp_plan = tensor_parallel_plan(plan, self.router_layer > 0, BRANCHES, None)
 
 
 class MetisHomeGatedBranches(nn.Module):

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.utils.generic import maybe_autocast
 
-from .branches_metis_home import MetisHomeZeroLinear
+from .branches_metis_home import BranchRows, MetisHomeZeroLinear
 from .compat_metis_home import CACHE
-from .configuration_metis_home import MetisHomeConfig, MetisHomeTextConfig
+from .configuration_metis_home import MetisHomeConfigMixin
 
 
 ROUTER_QUERIES = 4  # learned queries of the "attention" pooling
@@ -108,14 +108,14 @@ def check_routable(cache: Cache | None, prompt_mask: torch.Tensor | None) -> Non
         )
 
 
-def open_turns(input_ids: torch.LongTensor, config: MetisHomeConfig) -> torch.LongTensor:
+def open_turns(input_ids: torch.LongTensor, config: MetisHomeConfigMixin) -> torch.LongTensor:
     """
     Where the assistant turn begins that each row leaves open.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, seq_len)`):
             The prompts, with -1 on tokens to ignore.
-        config ([`MetisHomeConfig`]):
+        config ([`MetisHomeConfigMixin`]):
             Knows the assistant header and the end of a turn.
 
     Returns:
@@ -134,7 +134,7 @@ def open_turns(input_ids: torch.LongTensor, config: MetisHomeConfig) -> torch.Lo
 
 
 def readable_tokens(
-    config: MetisHomeConfig,
+    config: MetisHomeConfigMixin,
     input_ids: torch.LongTensor | None,
     inputs: torch.Tensor,
     attention_mask: torch.Tensor | None,
@@ -165,29 +165,64 @@ def readable_tokens(
 
 class Routing:
     """
-    What one forward call says about branches, on its way to the language model, and the router's scores, on their way
-    back. No dataclass: wrappers that shard or move a model pass copies of dataclasses on, and scores would stay there.
+    What one forward call says about branches, on its way through the backbone to the decoder layers, and what is
+    decided there, on its way back. No dataclass: wrappers that shard or move a model pass copies of dataclasses on, and
+    scores would stay there.
 
-    Args:
+    Attributes:
+        router ([`MetisHomeRouter`]):
+            Scores the prompts, if there is something that it may read.
         thinking (`bool` or `torch.Tensor` of shape `(batch_size,)`, *optional*):
             As [`check_thinking`] returns it.
-        threshold (`float`, *optional*, defaults to 0.5):
+        threshold (`float`):
             Thinking where the router's probability is at least this.
         router_mask, vision_mask (`torch.BoolTensor` of shape `(batch_size, seq_len)`, *optional*):
             Tokens that the router reads, and those that hold image or video features. Without them it does not run.
-        route_only (`bool`, *optional*, defaults to `False`):
+        route_only (`bool`):
             Stop after the router.
+        branch_logits (`torch.FloatTensor` of shape `(batch_size, 2)`, *optional*):
+            The scores, where the router was asked.
+        branch (`bool`, `torch.BoolTensor` or [`BranchRows`], *optional*):
+            The decision, in the form in which the layers compute it cheapest.
     """
 
-    def __init__(self, thinking=None, threshold=0.5, router_mask=None, vision_mask=None, route_only=False):
-        self.thinking, self.threshold, self.route_only = thinking, threshold, route_only
-        self.router_mask, self.vision_mask = router_mask, vision_mask
-        self.branch_logits = None  # (batch_size, 2), where the router was asked
+    def __init__(self):
+        self.router = self.thinking = self.router_mask = self.vision_mask = self.branch_logits = self.branch = None
+        self.threshold, self.route_only = 0.5, False
 
-    def ask(self, router: nn.Module, hidden_states: torch.Tensor) -> None:
+    def ask(self, hidden_states: torch.Tensor) -> None:
         """Have the router score the prompts, if there is something that it may read."""
         if self.router_mask is not None:
-            self.branch_logits = router(hidden_states, self.router_mask, self.vision_mask)
+            self.branch_logits = self.router(hidden_states, self.router_mask, self.vision_mask)
+
+    def decide(self, hidden_states: torch.Tensor) -> None:
+        """Called by the decoder layer at the router's depth, with its input."""
+        self.ask(hidden_states)
+        if not self.route_only:
+            self.branch = self._decided(hidden_states)
+
+    def _decided(self, hidden_states: torch.Tensor) -> bool | torch.Tensor | BranchRows:
+        thinking, training = self.thinking, torch.is_grad_enabled()
+        if isinstance(thinking, bool):
+            if not training or torch.compiler.is_compiling():
+                return thinking
+            thinking = torch.full((hidden_states.shape[0],), int(thinking), device=hidden_states.device)
+        if self.branch_logits is not None:
+            probability = self.branch_logits.detach().softmax(dim=-1)[:, 1]
+            routed = is_thinking(probability, self.threshold).long()
+            # A device map may have put the language model elsewhere than the inputs.
+            thinking = routed if thinking is None else thinking.to(routed.device)
+            thinking = torch.where(thinking < 0, routed, thinking)
+        thinking = thinking.bool()
+        if torch.compiler.is_compiling():
+            return thinking  # how many rows take a branch is data, so a traced graph runs both on every row
+        if not training:
+            share = thinking.float().mean().item()
+            if share in (0.0, 1.0):
+                return bool(share)
+        # With gradients on, a branch without rows still runs, on zero rows: a sharded or data-parallel run in which
+        # ranks skip different branches would otherwise reduce gradients that do not belong together.
+        return BranchRows(thinking.nonzero()[:, 0], (~thinking).nonzero()[:, 0])
 
 
 class MetisHomeRouter(nn.Module):
@@ -198,16 +233,16 @@ class MetisHomeRouter(nn.Module):
     The scores start at zero, so an untrained router gives every query probability 0.5.
     """
 
-    def __init__(self, config: MetisHomeTextConfig):
+    def __init__(self, config: MetisHomeConfigMixin):
         super().__init__()
         self.pooling = config.router_pooling
-        self.hidden_size = config.hidden_size
+        self.hidden_size = config.get_text_config().hidden_size
         vectors = {"mean": 1, "modality_mean": 2, "attention": ROUTER_QUERIES}[self.pooling]
         # A decision is a threshold on a probability: rounding to bf16 would move it.
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         if self.pooling == "attention":
-            self.query = nn.Linear(config.hidden_size, ROUTER_QUERIES, bias=False, dtype=dtype)
-        self.up_proj = nn.Linear(vectors * config.hidden_size, config.router_hidden_size, dtype=dtype)
+            self.query = nn.Linear(self.hidden_size, ROUTER_QUERIES, bias=False, dtype=dtype)
+        self.up_proj = nn.Linear(vectors * self.hidden_size, config.router_hidden_size, dtype=dtype)
         self.score = MetisHomeZeroLinear(config.router_hidden_size, 2, dtype=dtype)
 
     def forward(

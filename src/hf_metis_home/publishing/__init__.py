@@ -1,13 +1,8 @@
 """Model cards from the records of what was done, and checked, complete uploads to the Hub."""
 
-from importlib import import_module
+from .._lazy import lazy_exports
 
 
-_EXPORTS = {"plan_push": "push", "push_model": "push", "update_card": "card_update"}
-__all__ = [*_EXPORTS]
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__, {"push": ["plan_push", "push_model"], "card_update": ["update_card"]}
+)

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from ..conversion.fingerprint import weights_fingerprint
-from ..evaluation.calibrated_model import check_same_weights
 from ..evaluation.metrics import answer_format_of, evaluate_outcomes
+from ..evaluation.outcomes_folder import read_outcomes_folder
 from ..evaluation.policies import own_policy
 from ..reports.hub_results import eval_results, model_index
-from ..reports.outcomes_folder import read_outcomes_folder
-from ..reports.page import decimal, interval_of, percent
+from ..reports.page import decimal, interval_words, percent
 from ..reports.statement import statement
 
 
@@ -39,7 +38,7 @@ def card_results(outcomes: str | Path, folder: Path, threshold: float, name: str
     """
     found = read_outcomes_folder(outcomes)
     run, weights = found.run, weights_fingerprint(folder)
-    check_same_weights(found.path, weights)
+    found.check_weights(weights)
     metrics = evaluate_outcomes(found.outcomes, threshold, answer_format=answer_format_of(run))
     facts: dict = {
         "results": {task: row(cells) for task, cells in metrics["tasks"].items()},
@@ -65,8 +64,7 @@ def row(cells: dict) -> dict[str, str]:
 
 
 def accuracy(cell: dict) -> str:
-    interval = interval_of(cell)
-    return percent(cell["accuracy"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
+    return percent(cell["accuracy"]) + (f" ({words})" if (words := interval_words(cell)) else "")
 
 
 def how(run: dict, threshold: float, weights: str) -> str:

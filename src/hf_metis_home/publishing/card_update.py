@@ -134,7 +134,7 @@ def _check(given: dict) -> None:
 
 
 def _update_model(folder: Path, given: dict) -> tuple[list[str], list[str]]:
-    """Sections that were kept, and the files beside the card."""
+    """Sections that were kept, and the files next to the card."""
     facts, files = facts_of(folder), {}
     if outcomes := given.pop("outcomes", None):
         from .card_results import card_results

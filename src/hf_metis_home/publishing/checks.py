@@ -1,24 +1,19 @@
 """What must be true of a folder before it is published."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, ModelCard
-
 from ..conversion import validate_checkpoint
 from ..conversion.fingerprint import weights_fingerprint
-from ..conversion.validate import Check
-from ..conversion.validate_files import foreign_code
+from ..conversion.validate import Check, Planned, run_checks
+from ..conversion.validate_files import check_card, foreign_code
 from ..hub_templates.card_merge import read_metadata
 from ..hub_templates.cards import PLACEHOLDER
 from ..hub_templates.model_card import read_card
 from .file_checks import FILE_CHECKS, load_isolated
 from .folder_kind import Kind, kind_of
-
-
-Planned = tuple[str, tuple[str, ...], Callable[[], str]]  # name, the checks that must pass before, and the check
 
 
 def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) -> list[Check]:
@@ -39,46 +34,21 @@ def check_folder(folder: Path, repo_id: str, trust_remote_code: bool = False) ->
     """
     kind = kind_of(folder)
     checks = validate_checkpoint(folder) if kind == "model" else []
-    for name, needs, check in _planned(folder, kind, repo_id, trust_remote_code):
-        failed = next((other.name for other in checks if other.name in needs and not other.ok), None)
-        if failed:
-            checks.append(Check(name, None, f"not run, needs {failed}"))
-            continue
-        try:
-            checks.append(Check(name, True, check()))
-        except (ValueError, OSError) as error:
-            checks.append(Check(name, False, str(error)))
-    return checks
+    return run_checks(_planned(folder, kind, repo_id, trust_remote_code), checks)
 
 
 def _planned(folder: Path, kind: Kind, repo_id: str, trust_remote_code: bool) -> Iterator[Planned]:
     if kind != "model":
         for name, check in FILE_CHECKS[kind].items():
             yield name, (), partial(check, folder)
-        yield "card", (), partial(check_metadata, folder, kind)
+        library = {"dataset": None, "adapter": "peft"}.get(kind, "transformers")
+        yield "card", (), partial(check_card, folder, library)
     yield "license", ("card",), partial(check_license, folder)
     yield "example", ("card",), partial(check_example, folder, repo_id)
     if kind == "model":
         yield "results", ("configuration", "files"), partial(check_results, folder)
         load = partial(check_isolated_load, folder, trust_remote_code)
         yield "isolated load", ("tensors", "code", "processor"), load
-
-
-def check_metadata(folder: Path, kind: Kind) -> str:
-    path = folder / "README.md"
-    if not path.is_file():
-        raise ValueError(f"README.md is missing. Write one with `metis-home card --model_name_or_path {folder}`.")
-    try:
-        data = (DatasetCard if kind == "dataset" else ModelCard).load(path).data
-    except Exception as error:  # of YAML, or of what the Hub requires
-        raise ValueError(f"README.md has metadata that the Hub would reject ({error}). Fix it.") from error
-    wanted = {"dataset": None, "adapter": "peft"}.get(kind, "transformers")
-    if wanted and data.library_name != wanted:
-        raise ValueError(
-            f"README.md has `library_name: {data.library_name}` in its metadata, but it must be {wanted!r}, the "
-            "library that loads the files. Change it."
-        )
-    return "README.md with metadata"
 
 
 def check_license(folder: Path) -> str:

@@ -31,7 +31,7 @@ STALE: dict[Kind, tuple[str, ...]] = {
 }
 REASONS = (
     ("a pickle, which can run code", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")),
-    ("unfinished", ("*.tmp", "*.partial", "*.unfinished", "*.incomplete")),
+    ("unfinished", ("*.tmp", "*.partial", "*.incomplete")),
     (
         "of a training run",
         ("checkpoint-*", "runs", "completions", "optimizer*", "scheduler*", "rng_state*", "run.json", "*_state.json"),
@@ -96,7 +96,7 @@ def _matches(folder: Path, pattern: str) -> list[str]:
 
 
 def _is_public(path: Path) -> bool:
-    """Whether a record names nothing on this machine, as far as one can tell."""
+    """Whether a record seems to name nothing on this machine."""
     text = path.read_text(encoding="utf-8")
     try:
         return json.loads(text)["local_sources"] == [] and not PATH.search(text)

@@ -1,5 +1,5 @@
 """
-The plots of all reports. One matplotlib figure each, saved as PNG beside its numbers as CSV and shown in pages as SVG.
+The plots of all reports: one matplotlib figure each, saved as PNG next to its numbers as CSV, shown in pages as SVG.
 """
 
 import base64
@@ -24,7 +24,7 @@ import matplotlib  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 
-# Shape to matplotlib's marker, and to the character that stands for it in text.
+# Shape to matplotlib's marker, and to its character in text.
 MARKERS = {
     "diamond": ("D", "◇"), "down": ("v", "▽"), "square": ("s", "□"), "cross": ("x", "✕"), "up": ("^", "△"),
     "plus": ("+", "+"), "circle": ("o", "○"),
@@ -153,7 +153,7 @@ def reliability_rows(metrics: dict) -> list[dict]:
 
 
 def pareto_figure(metrics: dict, task: str = "all") -> Figure | None:
-    """Accuracy against tokens of a task's policies; None where neither is known."""
+    """Accuracy against tokens of a task's policies; None if no policy has both."""
     cells = {policy: cell for policy, cell in metrics["tasks"][task]["policies"].items() if _drawable(cell)}
     marks = [
         Mark(policy.title, cell["tokens"], cell["accuracy"], interval_of(cell), policy.shape, policy.color)
@@ -178,7 +178,7 @@ def accuracy_figure(
     heights: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
     """
-    Accuracy against mean generated tokens, with names in a column beside the plot.
+    Accuracy against mean generated tokens, with names in a column next to the plot.
 
     Args:
         marks (`list[Mark]`):
@@ -247,7 +247,7 @@ def reliability_figure(rows: list[dict]) -> Figure:
 
 
 def span(shares: list[float]) -> tuple[float, float]:
-    """Ends of an axis in tenths that hold all shares and are at least two tenths apart."""
+    """Ends of an axis, in tenths, that include all shares and are at least two tenths apart."""
     start, end = math.floor(10 * min(shares) + 1e-9), math.ceil(10 * max(shares) - 1e-9)
     while end - start < 2:
         start, end = max(start - 1, 0), min(end + 1, 10)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .._folders import write_whole
 from ..evaluation.policies import own_policy
-from .page import decimal, interval_of, known, percent
+from .page import decimal, interval_words, known
 
 
 MODES = {"router": "", "model": "", "thinking": ", always thinking", "non_thinking": ", never thinking"}
@@ -100,8 +100,8 @@ def eval_results(
         if task == "all" or not source.get("dataset") or not known(cell.get("accuracy")):
             continue
         notes = f"n = {cells['n']}"
-        if interval := interval_of(cell):
-            notes += f", 95 % interval {percent(interval[0])} to {percent(interval[1])} %"
+        if interval := interval_words(cell):
+            notes += f", 95 % interval {interval} %"
         if policy == "router":
             ratio = decimal(cell["thinking_ratio"], 3)
             notes = f"router decides at threshold {threshold:g}, thinking ratio {ratio}; {notes}"

@@ -60,6 +60,12 @@ def interval_of(cell: dict, name: str = "interval") -> tuple[float, float] | Non
     return (low, high) if known(low) and known(high) else None
 
 
+def interval_words(cell: dict) -> str:
+    """The interval of a cell in percent, such as "41.2 to 50.3"; empty if unknown."""
+    interval = interval_of(cell)
+    return f"{percent(interval[0])} to {percent(interval[1])}" if interval else ""
+
+
 def percent(value: float | None, digits: int = 1, unit: str = "") -> str:
     # Adding zero turns a rounded minus zero into zero.
     return f"{round(100 * value, digits) + 0.0:.{digits}f}{unit}" if known(value) else "–"

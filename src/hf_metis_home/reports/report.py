@@ -11,14 +11,12 @@ from datetime import UTC, datetime
 from itertools import groupby, islice
 from pathlib import Path
 
-from datasets import Dataset
-
 from .. import __version__
 from ..evaluation.metrics import answer_format_of, evaluate_outcomes
+from ..evaluation.outcomes_folder import OutcomesFolder, read_outcomes_folder
 from ..evaluation.policies import policies_of
 from .figures import MARKERS, pareto_figure, reliability_rows, svg_uri, thinking_ratio_rows, write_plots
 from .hub_results import eval_results, model_index, write_eval_results
-from .outcomes_folder import read_outcomes_folder
 from .page import known, render_page
 from .statement import statement
 from .wrong_routes import LONGEST_TEXT, wrong_routes
@@ -30,60 +28,60 @@ REASONS = 30
 
 
 def write_report(
-    outcomes: Dataset,
-    run: dict,
+    outcomes: str | Path | OutcomesFolder,
     output_dir: str | Path,
     *,
-    questions: str | Path | None = None,
     threshold: float | None = None,
-    baselines: Mapping[str, Dataset] | None = None,
+    baselines: Mapping[str, str | Path] | None = None,
     command: str | None = None,
 ) -> dict:
     """
     Write the report of an evaluation.
 
     Args:
-        outcomes ([`~datasets.Dataset`]):
-            As [`~evaluation.outcomes.collect_outcomes`] returns them.
-        run (`dict`):
-            The record of the run that goes into `run.json`; `{}` if there is none.
+        outcomes (`str`, `Path` or [`~evaluation.outcomes_folder.OutcomesFolder`]):
+            Folder that `metis-home eval` wrote, or just the file that [`~evaluation.outcomes.write_outcomes`] wrote.
+            `run.json` and `questions.parquet` next to it are optional. With an `OutcomesFolder`, whose table is in
+            memory already, neither the outcomes nor `run.json` are read.
         output_dir (`str` or `Path`):
-            Folder that gets `report.html`, `results.json`, `model_index.json`, `plots/` and, for tasks that `run` says
-            come from a dataset on the Hub, `.eval_results/`. Files with these names are replaced.
-        questions (`str` or `Path`, *optional*):
-            `questions.parquet`, to show the questions that the router sent to the wrong branch.
+            Folder that gets `report.html`, `results.json`, `model_index.json`, `plots/` and, for tasks that `run.json`
+            says come from a dataset on the Hub, `.eval_results/`. Files with these names are replaced.
         threshold (`float`, *optional*):
-            Threshold of the router; by default the one in `run`, else 0.5.
-        baselines (`dict[str, Dataset]`, *optional*):
-            Other models to compare with: name to outcomes on the same questions.
+            Threshold of the router; by default the one in `run.json`, else 0.5.
+        baselines (`dict[str, str | Path]`, *optional*):
+            Other models to compare with: name to folder or Parquet file with outcomes on the same questions.
         command (`str`, *optional*):
-            Shell command that writes this report again. Default: the one for the folder that `run` names.
+            Shell command that writes this report again, to show on the page; by default for these arguments.
 
     Returns:
         `dict`: what `results.json` contains: the metrics and `run`.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a table without rows, a baseline with other questions.
+        FileNotFoundError: no outcomes there.
+        ValueError: a file that cannot be read, a threshold outside [0, 1], a table without rows, a baseline with other
+            questions.
 
     Example:
 
     ```python
     >>> from hf_metis_home.reports.report import write_report
 
-    >>> write_report(outcomes, run, "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
+    >>> write_report("runs/outcomes", "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
     ```
     """
-    threshold_source = "as requested"
+    if isinstance(outcomes, OutcomesFolder):
+        evaluation, outcomes = outcomes, outcomes.path
+    else:
+        evaluation = read_outcomes_folder(outcomes)
+    others = {name: read_outcomes_folder(path, "baselines").outcomes for name, path in (baselines or {}).items()}
+    run = evaluation.run
+    given, threshold_source = threshold, "as requested"
     if threshold is None:
         own = run.get("thinking_threshold")
         threshold, threshold_source = (own, "the model's own") if known(own) else (DEFAULT_THRESHOLD, "the default")
-    metrics = evaluate_outcomes(
-        outcomes, threshold, baselines=dict(baselines or {}), answer_format=answer_format_of(run)
-    )
+    metrics = evaluate_outcomes(evaluation.outcomes, threshold, baselines=others, answer_format=answer_format_of(run))
     arguments = run.get("arguments") or {}
     model = Path(str(arguments.get("model_name_or_path") or "unnamed model")).resolve().name
-    if command is None and arguments.get("output_dir"):
-        command = report_command(arguments["output_dir"])
     results = {**metrics, "run": run}
 
     # Files for other programs.
@@ -98,9 +96,9 @@ def write_report(
     # The page for readers.
     names = [task for task in metrics["tasks"] if task != "all"]
     by_task = {task: pareto_figure(metrics, task) for task in names if len(names) > 1}
-    tables = {"outcomes": outcomes} | {f"baseline {name}": table for name, table in (baselines or {}).items()}
+    tables = {"outcomes": evaluation.outcomes} | {f"baseline {name}": table for name, table in others.items()}
     facts = {"written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "hf-metis-home": __version__}
-    frame = outcomes.to_pandas()
+    frame = evaluation.outcomes.to_pandas()
     page = render_page(
         Path(__file__).with_name("report.html.jinja"),
         model=model,
@@ -118,60 +116,14 @@ def write_report(
         ratios=_largest_subjects(thinking_ratio_rows(metrics)),
         reliability=reliability_rows(metrics),
         failures=_failures(frame),
-        wrong=wrong_routes(frame, threshold, questions),
+        wrong=wrong_routes(frame, threshold, evaluation.questions),
         longest=LONGEST_TEXT,
-        command=command,
+        command=command or report_command(outcomes, given, baselines),
         facts=facts | {name: f"{len(table):,} rows" for name, table in tables.items()},
         run=run,
     )
     (output_dir / "report.html").write_text(page, encoding="utf-8")
     return results
-
-
-def write_report_from_folder(
-    outcomes: str | Path,
-    output_dir: str | Path,
-    *,
-    threshold: float | None = None,
-    baselines: Mapping[str, str | Path] | None = None,
-) -> dict:
-    """
-    [`write_report`] for an evaluation on disk.
-
-    Args:
-        outcomes (`str` or `Path`):
-            Folder that `metis-home eval` wrote, or just its `outcomes.parquet`. `run.json` and `questions.parquet` are
-            optional.
-        output_dir, threshold:
-            As in [`write_report`].
-        baselines (`dict[str, str | Path]`, *optional*):
-            Other models to compare with: name to folder or Parquet file with outcomes on the same questions.
-
-    Returns:
-        `dict`: what `results.json` contains.
-
-    Raises:
-        FileNotFoundError: no outcomes there.
-        ValueError: a file that cannot be read, or as in [`write_report`].
-
-    Example:
-
-    ```python
-    >>> from hf_metis_home.reports.report import write_report_from_folder
-
-    >>> write_report_from_folder("runs/outcomes", "runs/report")["tasks"]["all"]["policies"]["router"]["accuracy"]
-    ```
-    """
-    folder = read_outcomes_folder(outcomes)
-    return write_report(
-        folder.outcomes,
-        folder.run,
-        output_dir,
-        questions=folder.questions,
-        threshold=threshold,
-        baselines={name: read_outcomes_folder(path, "baselines").outcomes for name, path in (baselines or {}).items()},
-        command=report_command(outcomes, threshold, baselines),
-    )
 
 
 def report_command(outcomes: str | Path, threshold: float | None = None, baselines: Mapping | None = None) -> str:

@@ -1,6 +1,6 @@
 """What an evaluation shows, in sentences made from its metrics."""
 
-from .page import decimal, interval_of, known, percent
+from .page import decimal, interval_of, interval_words, known, percent
 
 
 OURS = ("router", "thinking", "non_thinking", "oracle")  # policies that the router is not compared with in a sentence
@@ -50,9 +50,7 @@ def statement(metrics: dict) -> list[str]:
             f"{thinking}."
         )
     if cells.get("failed"):
-        sentences.append(
-            f"{cells['failed']:,} of {cells['n']:,} rows failed and count as wrong. The report lists the reasons."
-        )
+        sentences.append(f"{cells['failed']:,} of {cells['n']:,} rows failed and count as wrong; the report says why.")
     model = (metrics.get("run") or {}).get("model")
     if isinstance(model, dict) and model.get("calibration"):
         sentences.append(f"At the time of the evaluation: {model['calibration']}")
@@ -60,7 +58,6 @@ def statement(metrics: dict) -> list[str]:
 
 
 def _result(cell: dict) -> str:
-    interval = interval_of(cell)
-    shown = f" (95 % interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
+    shown = f" (95 % interval {words})" if (words := interval_words(cell)) else ""
     tokens = f" with {decimal(cell['tokens'])} tokens on average" if known(cell.get("tokens")) else ""
     return f"{percent(cell['accuracy'])} % correct{shown}{tokens}"

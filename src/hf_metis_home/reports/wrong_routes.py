@@ -35,7 +35,7 @@ def wrong_routes(table, threshold: float, questions: str | Path | None = None) -
         `dict`: `"missed"` (answered directly and wrong, where thinking is right) and `"needless"` (sent to thinking,
         where the direct answer is right), each with `total` and at most `SAMPLES` `rows`: from each task in turn the
         ones where the router was most certain, wrong answers first. A row has the columns of the outcomes, `thinking`,
-        and `question`, `solution` and `image` (`source`, a data URI, and whether it is `small`), None where unknown.
+        and `question`, `solution` and `image` (`source`, a data URI, and whether it is `small`), None if unknown.
     """
     answered = table.dropna(subset=["thinking_probability", "correct_thinking", "correct_non_thinking"])
     thinking = is_thinking(answered["thinking_probability"].to_numpy(), threshold)

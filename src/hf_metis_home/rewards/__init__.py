@@ -12,10 +12,4 @@ from .accuracy import accuracy_reward  # noqa: E402
 from .format import format_reward, thought_leak_penalty  # noqa: E402
 
 
-__all__ = [
-    "accuracy_reward",
-    "answers_match",
-    "format_reward",
-    "get_soft_overlong_punishment",
-    "thought_leak_penalty",
-]
+__all__ = ["accuracy_reward", "answers_match", "format_reward", "get_soft_overlong_punishment", "thought_leak_penalty"]

@@ -10,7 +10,7 @@ def completion_texts(completions: list) -> list[str]:
 
     Args:
         completions (`list`):
-            Strings, or lists with one assistant message (whose content may be a list of parts).
+            Strings, or lists with one assistant message (with a list of parts or text as its content).
 
     Raises:
         ValueError: a completion of another form.

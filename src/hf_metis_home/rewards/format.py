@@ -1,10 +1,9 @@
 """Whether a completion has the format of its mode."""
 
-from ..answers import AnswerFormat
+from ..answers.format import FORMAT
 from .columns import completion_texts, thinking_modes
 
 
-FORMAT = AnswerFormat()
 MANY_TIMES = 4  # an answer this many times longer than the gold answer ...
 MANY_CHARACTERS = 80  # ... and longer than this is more than a result
 MORE_LINES = 2
@@ -85,15 +84,11 @@ def thought_leak_penalty(
 
 
 def _reasons(text: str, gold: str | None) -> bool:
-    parsed = FORMAT.parse(text)
-    begin, end = FORMAT.answer_tags
-    inside = text.partition(begin)[2].partition(end)[0]
-    if parsed.thought or parsed.answer != inside.strip():
-        return True
-    if not gold:
-        return False
-    longer = len(inside) > max(MANY_CHARACTERS, MANY_TIMES * len(gold))
-    return longer or _lines(inside) > _lines(gold) + MORE_LINES
+    if (reasons := FORMAT.reasons(text)) or not gold:
+        return reasons
+    answer = FORMAT.parse(text).answer
+    longer = len(answer) > max(MANY_CHARACTERS, MANY_TIMES * len(gold))
+    return longer or _lines(answer) > _lines(gold) + MORE_LINES
 
 
 def _lines(text: str) -> int:

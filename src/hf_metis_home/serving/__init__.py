@@ -6,22 +6,9 @@ hf_metis_home.serving.RouterMiddleware`), or around `Proxy` in front of any serv
 The engine does the generating.
 """
 
-from importlib import import_module
+from .._lazy import lazy_exports
 
 
-_EXPORTS = {
-    "Proxy": "proxy",
-    "RouterMiddleware": "middleware",
-    "ServingSettings": "settings",
-}
-__all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__, {"middleware": ["RouterMiddleware"], "proxy": ["Proxy"], "settings": ["ServingSettings"]}
+)

@@ -55,7 +55,7 @@ def hybrid_folder(model_name_or_path: str) -> tuple[Path, float]:
     """The folder of a hybrid, and its threshold. Any other kind of model is an error."""
     folder = resolve_folder(model_name_or_path, "model_name_or_path")
     config = read_config(folder, "model_name_or_path", HYBRID)
-    if config.text_config.router_layer == config.text_config.num_hidden_layers:
+    if config.is_router_only:
         raise ValueError(
             f"`model_name_or_path` is {model_name_or_path!r}, an exported router, which has no branches to answer "
             "with. Pass the hybrid that it was exported from; `serve` exports the router itself."

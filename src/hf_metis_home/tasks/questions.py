@@ -77,23 +77,17 @@ def load_questions(
             found, source = _task_file_rows(path, limit)
             sources |= source
         else:
-            found = stored_rows(_first(_row_format(word, split), limit))
+            found = stored_rows(_row_format(word, split, limit))
         rows += [{**row, "id": question_names(row, index)["id"]} for index, row in enumerate(found)]
     return rows, sources
-
-
-def _first(rows, limit: int | None):
-    return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
 def _task_file_rows(path: Path, limit: int | None) -> tuple[list[dict], dict[str, dict]]:
     """Rows of a task file, and by its name the dataset on the Hub that they come from, if they do."""
     task = read_task_file(path)
-    dataset = load_rows(
-        task.dataset, task.split, argument=f"{path}: dataset", config=task.config, revision=task.revision
-    )
+    dataset = load_rows(task.dataset, task.split, f"{path}: dataset", task.config, task.revision, limit)
     task.check(dataset)
-    rows = [task.make_row(row, index) for index, row in enumerate(stored_rows(_first(dataset, limit)))]
+    rows = [task.make_row(row, index) for index, row in enumerate(stored_rows(dataset))]
     if rows and all("error" in row for row in rows):
         raise ValueError(
             f"{path}: none of the {len(rows)} rows of {task.dataset} (split {task.split}) has a gold answer that "
@@ -104,9 +98,9 @@ def _task_file_rows(path: Path, limit: int | None) -> tuple[list[dict], dict[str
     return rows, {} if Path(task.dataset).exists() else {task.name: known}
 
 
-def _row_format(word: str, split: str):
+def _row_format(word: str, split: str, limit: int | None):
     try:
-        rows = load_rows(word, split, argument="tasks")
+        rows = load_rows(word, split, "tasks", limit=limit)
     except ValueError as error:
         if Path(word).exists() or "/" in word:
             raise
@@ -140,9 +134,7 @@ def _reasoning_gym_rows(word: str, count: int, seed: int) -> list[dict]:
 
     family = word.removeprefix(REASONING_GYM)
     if family not in DATASETS:
-        raise ValueError(
-            f"`tasks` has {word!r}, but reasoning-gym has no family {family!r}; it has {sorted(DATASETS)}."
-        )
+        raise ValueError(f"`tasks` has {word!r}, but the families of reasoning-gym are {sorted(DATASETS)}.")
     generated = reasoning_gym.create_dataset(family, size=count, seed=seed)
 
     def verifier(entry: dict):

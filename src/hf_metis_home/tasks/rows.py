@@ -1,4 +1,4 @@
-"""What is known of a question from its row."""
+"""What a row says about its question."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -216,7 +216,7 @@ def read_task_file(path: Path) -> TaskFile:
 
 
 def _value(row: dict, column: str):
-    """What a column holds, or a field of a struct (`metadata.subject`)."""
+    """The value of a column, or of a field of a struct (`metadata.subject`)."""
     value: Any = row
     for name in [column] if column in row else column.split("."):
         value = value.get(name) if isinstance(value, dict) else None

@@ -16,11 +16,11 @@ from trl.trainer import grpo_trainer
 
 from ..conversion.checkpoint import LazyTensor
 from ..conversion.low_rank import LowRankDelta, add_delta, low_rank_modules
-from ..modeling.configuration_metis_home import BRANCHES, MetisHomeTextConfig
+from ..modeling.configuration_metis_home import BRANCHES, MetisHomeConfigMixin
 
 
 def dense_parameters(
-    parameters: Iterable[tuple[str, torch.Tensor]], text_config: MetisHomeTextConfig, branch: str
+    parameters: Iterable[tuple[str, torch.Tensor]], config: MetisHomeConfigMixin, branch: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """
     One branch of a two-branch model as the parameters of a dense Qwen2.5-VL, one at a time.
@@ -28,7 +28,7 @@ def dense_parameters(
     Args:
         parameters (iterable of `str` and `torch.Tensor`):
             The two-branch model's, as `named_parameters` yields them. A tensor is not used after its turn.
-        text_config ([`MetisHomeTextConfig`]):
+        config ([`MetisHomeConfigMixin`]):
             The model's.
         branch (`str`):
             `"thinking"` or `"non_thinking"`.
@@ -36,7 +36,7 @@ def dense_parameters(
     Returns:
         Pairs of dense names and tensors, equal to the last bit to what `export_checkpoint(format="dense")` writes.
     """
-    changed = set(low_rank_modules(text_config)) if text_config.branch_kind == "lora" else set()
+    changed = set(low_rank_modules(config)) if config.branch_kind == "lora" else set()
     waiting: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in parameters:
         if ".router." in name or any(f".{other}." in name for other in BRANCHES if other != branch):
@@ -50,7 +50,7 @@ def dense_parameters(
         parts[part] = tensor.detach().clone()  # sharded tensors are freed after their turn
         if len(parts) == 3:
             weight, A, B = (LazyTensor.of(parts[part]) for part in ("", "A", "B"))
-            delta = LowRankDelta(A, B, text_config.branch_alpha / text_config.branch_rank)
+            delta = LowRankDelta(A, B, config.branch_alpha / config.branch_rank)
             del waiting[module]
             yield f"{module}.weight", add_delta(weight, delta).read()
     if waiting:
@@ -79,7 +79,7 @@ class BranchGeneration(VLLMGeneration):
             self.model.name_or_path = name
 
     def _iter_named_params(self):
-        return dense_parameters(super()._iter_named_params(), self.model.config.text_config, self.branch)
+        return dense_parameters(super()._iter_named_params(), self.model.config, self.branch)
 
 
 def one_token_per_image(token_ids: list[int], image_token_id: int) -> list[int]:

@@ -52,7 +52,7 @@ def replace_groups_without_signal(trainer, inputs: list[dict]):
         local = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         rows = [trainer.train_dataset[fresh[i // size]] for i in range(local.start, local.stop)]
         rollouts, has_signal = _roll_out(trainer, rows)
-        # Replace groups without a signal, on the rank that holds them. Ranks only exchange what was generated, because
+        # Replace groups without a signal, on their rank. Ranks only exchange what was generated, because
         # all can read the dataset.
         everywhere = gather_object([rollout[1:] for rollout in rollouts])
         for group, useful in enumerate(has_signal):
@@ -65,12 +65,9 @@ def replace_groups_without_signal(trainer, inputs: list[dict]):
                     kept[place + offset - start] = Rollout(row, *everywhere[group * size + offset])
     trainer._metrics["train"]["dynamic_sampling/replaced"].append(replaced / count)
     trainer._metrics["train"]["dynamic_sampling/without_signal"].append(len(missing) / count)
-    thinking = logprobs = None
-    if trainer.two_branch:
-        thinking = torch.tensor([rollout.thinking for rollout in kept], device=accelerator.device)
-    if kept[0].logprobs is not None:
-        logprobs = [rollout.logprobs for rollout in kept]
-    return [rollout.row for rollout in kept], ([rollout.completion_ids for rollout in kept], logprobs), thinking
+    rows, completion_ids, logprobs, thinking = map(list, zip(*kept, strict=True))
+    branches = torch.tensor(thinking, device=accelerator.device) if trainer.two_branch else None
+    return rows, (completion_ids, None if logprobs[0] is None else logprobs), branches
 
 
 def with_images(row: dict) -> dict:
@@ -112,8 +109,8 @@ def _has_signal(trainer, completion_ids: list[list[int]]) -> list[bool]:
         learns |= trainer.router_signal(size).view(-1, size).abs().amax(dim=1) > 1e-6
     if args.groups != {"router"}:
         # With advantages per branch, a difference only between branches gives no signal.
-        halves = 2 if args.advantage_group == "branch" else 1
-        groups = trainer._rewards.view(-1, size // halves, halves)
+        branches = 2 if args.advantage_group == "branch" else 1
+        groups = trainer._rewards.view(-1, size // branches, branches)
         advantages = (groups - groups.mean(dim=1, keepdim=True)).reshape(-1, size)
         if args.mask_truncated_completions:
             ended = torch.tensor([ids[-1] in trainer.eos_token_ids for ids in completion_ids], device=learns.device)

@@ -2,7 +2,7 @@
 Fits only the router, in seconds, on prompts that are read once.
 
 Everything before the router is frozen, so its input is computed once per prompt and kept: one vector with fixed
-pooling; with `router_pooling="attention"`, whose queries are trained too, the hidden states of all tokens. Branches and
+pooling; with `router_pooling="attention"`, which also trains the queries, the hidden states of all tokens. Branches and
 shared parts stay unchanged, to the last bit.
 """
 
@@ -39,7 +39,7 @@ class RouterFit:
         scale (`float`):
             Factor on the scores from calibration; it is part of the weights.
         step (`int`):
-            The step whose weights were kept; 0 if none was better than the initial router.
+            The step of the kept weights; 0 if none was better than the initial router.
         fitted_rows, held_out_rows, skipped_rows (`int`):
             Rows fitted on, held out, and skipped because they lack outcomes of both branches.
     """
@@ -132,7 +132,8 @@ def fit_router(
     ```
     """
     # What is known of each row, divided into rows to fit on and rows to hold out.
-    _check_options(len(rows), outcomes is not None, token_cost, steps, learning_rate, batch_size, validation_fraction)
+    training = Training(steps, learning_rate, batch_size, seed)
+    _check_options(len(rows), outcomes is not None, token_cost, training, validation_fraction)
     if model.config.model_type != "metis_home":
         raise ValueError(f"`model` is dense ({model.config.model_type}) and has no router. Upcycle it first.")
     if outcomes is None:
@@ -146,7 +147,6 @@ def fit_router(
     router = getattr(model, "model", model).language_model.router
     features = read_prompts(model, processor, rows, preferences.rows, progress)
     fit_features, held_features = ([features[row] for row in side.rows] for side in sides)
-    training = Training(steps, learning_rate, batch_size, seed)
     before = {name: weight.detach().float().clone() for name, weight in router.named_parameters()}
 
     # Fit copies of the weights.
@@ -194,9 +194,7 @@ def fit_router(
     )
 
 
-def _check_options(
-    rows: int, outcomes: bool, token_cost: float, steps: int, learning_rate: float, batch_size: int, fraction: float
-) -> None:
+def _check_options(rows: int, outcomes: bool, token_cost: float, training: Training, fraction: float) -> None:
     errors = []
     if rows == 0:
         errors.append("`rows` is empty.")
@@ -204,11 +202,11 @@ def _check_options(
         errors.append(f"`token_cost` is {token_cost!r}, but must be 0 or a positive number.")
     elif token_cost and not outcomes:
         errors.append(f"`token_cost` is {token_cost!r}, which only applies to `outcomes`. Pass them, or drop it.")
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
+    for name, value in (("steps", training.steps), ("batch_size", training.batch_size)):
         if value < 1:
             errors.append(f"`{name}` is {value!r}, but must be at least 1.")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        errors.append(f"`learning_rate` is {learning_rate!r}, but must be a positive number.")
+    if not (math.isfinite(training.learning_rate) and training.learning_rate > 0):
+        errors.append(f"`learning_rate` is {training.learning_rate!r}, but must be a positive number.")
     if not 0 < fraction < 1:
         errors.append(f"`validation_fraction` is {fraction!r}, but must be between 0 and 1.")
     if errors:

@@ -66,27 +66,21 @@ def check_vllm(model, args: MetisHomeGRPOConfig, two_branch: bool, adapted: bool
     if two_branch:
         _check_branch_on_vllm(config_of(model, args), args, adapted)
     if not is_vllm_available():
-        raise ImportError(
-            "`use_vllm` is True, but vLLM is not installed. Run `pip install 'trl[vllm]'`, or set `use_vllm=False`."
-        )
+        raise ImportError("vLLM is not installed. Run `pip install 'trl[vllm]'`, or set `use_vllm=False`.")
 
 
 def _check_branch_on_vllm(config, args: MetisHomeGRPOConfig, adapted: bool) -> None:
-    if adapted and config.text_config.branch_kind == "lora":
+    if adapted and config.branch_kind == "lora":
         raise ValueError(
             "`use_vllm=True` with PEFT adapters needs `branch_kind='ffn'`: TRL would take 'lora' branches for adapters "
             "and leave them out. Train the branch without adapters, or set `use_vllm=False`."
         )
     given = (args.model_init_kwargs or {}).get("quantization_config")
     if given is not None or getattr(config, "quantization_config", None) is not None:
-        raise ValueError(
-            "`use_vllm=True`, but the model is quantised. Load it without quantisation, or set `use_vllm=False`."
-        )
+        raise ValueError("`use_vllm=True`, but the model is quantised. Load it unquantised, or set `use_vllm=False`.")
     command = f"metis-home export --format dense --branch {args.rollout_branch}"
     if args.vllm_mode == "colocate" and args.vllm_dense_model is None:
-        raise ValueError(
-            f"`vllm_dense_model` is not given. vLLM starts from a dense export of the branch: run `{command}`."
-        )
+        raise ValueError(f"`vllm_dense_model` is not given. vLLM needs a dense export of the branch: run `{command}`.")
     if args.vllm_dense_model is None:
         return
     if args.vllm_mode != "colocate":
@@ -99,7 +93,7 @@ def _check_branch_on_vllm(config, args: MetisHomeGRPOConfig, adapted: bool) -> N
         found, needed = getattr(dense.text_config, name), getattr(config.text_config, name)
         if found != needed:
             raise ValueError(
-                f"`vllm_dense_model` is {str(args.vllm_dense_model)!r}, whose `{name}` is {found}, but the model's is "
+                f"`vllm_dense_model` is {str(args.vllm_dense_model)!r}, with `{name}` {found}, but the model's is "
                 f"{needed}. Write it with `{command}`."
             )
 
@@ -120,9 +114,7 @@ def check_prompts(train_dataset, eval_dataset, reward_funcs, args: MetisHomeGRPO
     """Raise an error for datasets with missing columns or too few prompts."""
     for where, dataset in named_datasets(train_dataset, eval_dataset).items():
         if not isinstance(dataset, (Dataset, IterableDataset)):
-            raise ValueError(
-                f"The {where} is a {type(dataset).__name__}, but must be a `Dataset`. Use `Dataset.from_list(rows)`."
-            )
+            raise ValueError(f"The {where} is a {type(dataset).__name__}, not a `Dataset`. Use `Dataset.from_list`.")
         if (columns := dataset.column_names) is None:  # a stream's are unknown before it is read
             continue
         if "prompt" not in columns:

@@ -3,7 +3,7 @@ Stage-RL: GRPO for a dense model, for one branch, for both, or for the router (a
 
 On top of TRL's [`~trl.GRPOTrainer`]. What is added, with the private parts of TRL 1.16 that it relies on:
 
-- the branch of every rollout: chosen in `_generate_single_turn`, passed to rewards in `_calculate_rewards`, kept beside
+- the branch of every rollout: chosen in `_generate_single_turn`, passed to rewards in `_calculate_rewards`, kept with
   the rollouts that `_generate_and_score_completions` returns, and used again for their log-probabilities
   (`_get_per_token_logps_and_entropies`, which gets a wrapped model);
 - advantages per branch, and the router's objective (`advantages.py`, `router_losses.py`, `fused_forward.py`);

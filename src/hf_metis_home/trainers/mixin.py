@@ -96,8 +96,7 @@ class MetisHomeTrainerMixin(Trainer):
         if again and not self.args.ignore_data_skip:
             raise ValueError(
                 f"The checkpoint of step {self.state.global_step} is from a later pass over the streamed training "
-                "dataset, where the position is lost: rows would come in another order. Load the dataset without "
-                "streaming, or accept that with `ignore_data_skip=True`."
+                "dataset: its position is lost. Load it without streaming, or accept that with `ignore_data_skip=True`."
             )
         return epochs, steps
 
@@ -189,6 +188,4 @@ def named_datasets(train_dataset, eval_dataset) -> dict:
 def check_config(args, config_class: type) -> None:
     """Raise an error for a configuration of TRL instead of ours."""
     if not isinstance(args, config_class):
-        raise ValueError(
-            f"`args` is a {type(args).__name__}, which says nothing about branches. Make it a {config_class.__name__}."
-        )
+        raise ValueError(f"`args` is a {type(args).__name__}, but must be a {config_class.__name__}.")

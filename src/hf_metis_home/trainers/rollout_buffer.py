@@ -6,13 +6,14 @@ would generate others and train on those. At the end of a block there is nothing
 """
 
 import logging
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .._folders import write_whole
 
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def save_buffer(trainer, trial=None) -> None:
         return
     folder = Path(trainer._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     tensors, lists = {}, set()
-    if trainer._step % _steps_of_a_block(trainer):
+    if trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations):  # within a block
         for number, batch in enumerate(trainer._buffered_inputs):
             for name, value in batch.items():
                 if isinstance(value, list):  # numbers of images
@@ -37,10 +38,7 @@ def save_buffer(trainer, trial=None) -> None:
                 tensors[f"{number}.{name}"] = value.detach().cpu().contiguous().clone()
     metadata = {"step": str(trainer._step), "block": _block(trainer), "lists": " ".join(sorted(lists))}
     folder.mkdir(parents=True, exist_ok=True)
-    path = buffer_file(folder, trainer.accelerator.process_index)
-    unfinished = path.with_suffix(".unfinished")
-    save_file(tensors, unfinished, metadata=metadata)
-    os.replace(unfinished, path)
+    write_whole(buffer_file(folder, trainer.accelerator.process_index), save(tensors, metadata))
 
 
 def load_buffer(trainer, folder: str | Path) -> None:
@@ -52,9 +50,7 @@ def load_buffer(trainer, folder: str | Path) -> None:
     """
     path = buffer_file(folder, trainer.accelerator.process_index)
     if not path.is_file():
-        logger.warning(
-            "%s is missing, so the run continues with new rollouts, not exactly as without the interruption.", path
-        )
+        logger.warning("%s is missing, so the run continues with new rollouts: the resume is not exact.", path)
         return
     try:
         # Read on the CPU: with several CPU processes the device is "cpu:0", which safetensors does not know.
@@ -77,10 +73,6 @@ def load_buffer(trainer, folder: str | Path) -> None:
             number, name = key.split(".", 1)
             batches[int(number)][name] = value.tolist() if name in metadata["lists"].split() else value
         trainer._buffered_inputs = batches
-
-
-def _steps_of_a_block(trainer) -> int:
-    return trainer.args.steps_per_generation * trainer.num_iterations
 
 
 def _block(trainer) -> str:

@@ -26,7 +26,7 @@ def fit_router_checkpoint(
     **options,
 ) -> RouterFit:
     """
-    Write a two-branch model whose router is fitted to rows.
+    Write a two-branch model with its router fitted to rows.
 
     Loads the vision tower, the embeddings and the shared layers, on the GPU if there is one. Writes the whole model,
     although only the router's tensors are new, so that the folder is complete.
@@ -45,7 +45,7 @@ def fit_router_checkpoint(
             [`fit_router`].
 
     Returns:
-        [`~trainers.fit_router.RouterFit`], which `fit_router.json` in the folder holds too.
+        [`~trainers.fit_router.RouterFit`], which is also in the folder's `fit_router.json`.
 
     Raises:
         FileExistsError: `output_dir` has content.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from datasets import Dataset
 
+from ..conversion.checkpoint import some
 from ..modeling.configuration_metis_home import BRANCHES
 
 
@@ -64,9 +65,7 @@ def preferences_from_labels(rows: Sequence[dict]) -> Preferences:
     labels = _column(rows, "thinking")
     for number, label in enumerate(labels):
         if not isinstance(label, (bool, int, float)) or not 0 <= label <= 1:  # False for NaN
-            raise ValueError(
-                f"Row {number} of `rows` has `thinking` {label!r}. Set it to true, false or a share in [0, 1]."
-            )
+            raise ValueError(f"Row {number} of `rows` has `thinking` {label!r}. It must be true, false or in [0, 1].")
     target = torch.tensor([float(label) for label in labels])
     correct = torch.stack([1 - target, target], dim=1)
     return Preferences(
@@ -94,21 +93,19 @@ def preferences_from_outcomes(rows: Sequence[dict], outcomes: Dataset, token_cos
     table = table.astype(dict.fromkeys(OUTCOME_COLUMNS[2:], float)).replace([math.inf, -math.inf], math.nan).dropna()
     means = table.groupby(["task", "id"]).mean()
     if means.empty:
-        raise ValueError(
-            "`outcomes` has no row with answers of both branches. Collect them with a model that has both loaded."
-        )
+        raise ValueError("`outcomes` has no row with answers of both branches. Evaluate a model that has both.")
     keys = question_ids(rows)
     found = [number for number, key in enumerate(keys) if key in means.index]
     if not found:
         raise ValueError(
-            f"`outcomes` has no question of `rows`: the rows have (task, id) {_some(keys)}, the outcomes "
-            f"{_some(list(means.index))}. Pass the rows that they are from, in the same order if they have no `id`."
+            f"`outcomes` has no question of `rows`: the rows have (task, id) {some(keys)}, the outcomes "
+            f"{some(list(means.index))}. Pass the rows that they are from, in the same order if they have no `id`."
         )
     known = set(keys)
     foreign = [key for key in means.index if key not in known]
     if foreign and all(value is None for value in _column(rows, "id")):
         raise ValueError(
-            f"`outcomes` has {len(foreign)} questions that are not in `rows`, (task, id) {_some(foreign)}. Without a "
+            f"`outcomes` has {len(foreign)} questions that are not in `rows`, (task, id) {some(foreign)}. Without a "
             "column `id`, rows are identified by position. Pass the rows that the outcomes are from, or add ids."
         )
     ids = [keys[number] for number in found]
@@ -142,9 +139,8 @@ def split_questions(preferences: Preferences, validation_fraction: float, seed: 
     for branch, identities in kinds.items():
         if branch is not None and len(identities) < 2:
             raise ValueError(
-                f"The {branch} branch is better for {len(identities)} of {len(totals)} questions, but the router needs "
-                "at least two for each branch: one to fit and one to test. Add such questions, change `token_cost`, or "
-                "do without a router (`thinking=True` or `False`)."
+                f"The {branch} branch is better for {len(identities)} of {len(totals)} questions, but fitting needs "
+                "two. Add such questions, change `token_cost`, or do without a router (`thinking=True` or `False`)."
             )
         random.Random(f"{seed} {branch}").shuffle(identities)
         count = round(validation_fraction * len(identities))
@@ -166,7 +162,3 @@ def _column(rows: Sequence[dict], name: str) -> list:
     if isinstance(rows, Dataset):
         return list(rows[name]) if name in rows.column_names else [None] * len(rows)
     return [row.get(name) for row in rows]
-
-
-def _some(keys: list) -> str:
-    return ", ".join(map(str, keys[:2])) + (", ..." if len(keys) > 2 else "")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..evaluation.policies import expected, policy_shares
+from ..evaluation.routing_metrics import candidates
 from ..modeling.router_metis_home import is_thinking
 from .router_losses import weighted_cross_entropy
 from .router_preferences import Preferences
@@ -57,18 +58,11 @@ def score_router(logits: torch.Tensor, preferences: Preferences, threshold: floa
 
 
 def best_threshold(logits: torch.Tensor, preferences: Preferences) -> float:
-    """The threshold with the most utility for scores `[N, 2]`, half-way between two probabilities."""
-    probability, order = logits.softmax(dim=-1)[:, 1].double().sort(descending=True)
-    total = preferences.gain.double()[order].cumsum(0)  # gained by thinking on the first n + 1
-    best, threshold = total[-1].item(), 0.0
-    above = torch.cat([probability.new_ones(1), probability])  # the last that thinks, by how many do
-    for count in range(len(probability) - 1, -1, -1):
-        if above[count] == probability[count]:
-            continue  # rows of one probability stay together
-        value = total[count - 1].item() if count else 0.0
-        if value > best:
-            best, threshold = value, (above[count] + probability[count]).item() / 2
-    return threshold
+    """The lowest threshold with the most utility for scores `[N, 2]`, halfway between two probabilities."""
+    probability, gain = logits.softmax(dim=-1)[:, 1].double().numpy(), preferences.gain.double().numpy()
+    thresholds = candidates(probability)
+    gained = [gain[is_thinking(probability, threshold)].sum() for threshold in thresholds]
+    return float(thresholds[np.argmax(gained)])
 
 
 def compare_policies(

@@ -87,20 +87,16 @@ def _check_memory(kept: int, done: int, count: int) -> None:
     needed, free = kept / done * (count - done), psutil.virtual_memory().available
     if needed > free:
         raise ValueError(
-            f"`rows` are {count:,} prompts, whose tokens need about {kept / done * count / 1e9:,.1f} GB, but after "
+            f"`rows` has {count:,} prompts; their tokens need about {kept / done * count / 1e9:,.1f} GB, but after "
             f"{done:,} of them only {free / 1e9:,.1f} GB of memory are free (`router_pooling='attention'` keeps all "
             "tokens). Use fewer rows, smaller images or a machine with more memory."
         )
 
 
 def train_layers(
-    before: list[torch.Tensor],
-    features: torch.Tensor,
-    preferences: Preferences,
-    held_features: torch.Tensor,
-    held_out: Preferences,
-    training: Training,
-) -> tuple[list[torch.Tensor], int]:
+    before: list[torch.Tensor], features: torch.Tensor, preferences: Preferences, held_features: torch.Tensor,
+    held_out: Preferences, training: Training,
+) -> tuple[list[torch.Tensor], int]:  # fmt: skip
     """
     Train copies of the router's two layers on features `[N, F]`.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .._folders import write_whole
 from .._versions import versions
+from ..conversion.hub_folder import local_sources
 from ..hub_templates.training_history import FIGURES
 from .parameter_groups import count_trainable
 
@@ -16,7 +17,7 @@ def run_of(trainer) -> dict:
     """
     The record of a run so far.
 
-    It holds `arguments` (the configuration without secrets), `versions`, `parameters` (by group: trainable and all),
+    It contains `arguments` (the configuration without secrets), `versions`, `parameters` (by group: trainable and all),
     `datasets` (rows and fingerprint), `dataset_names` if known, `model`, `rewards` (GRPO), `steps` and `figures`, the
     values logged last.
     """
@@ -30,7 +31,7 @@ def run_of(trainer) -> dict:
         "trainer": type(trainer).__name__,
         "model": model,
         "dataset_names": names,
-        "local_sources": [name for name in (model, *names) if Path(name).exists()],
+        "local_sources": local_sources(model, *names),
         "processes": trainer.accelerator.num_processes,
         "datasets": {name: _describe(dataset) for name, dataset in datasets.items() if dataset is not None},
         "parameters": trainer._parameters or count_trainable(trainer.plain_model),

@@ -24,7 +24,7 @@ class MetisHomeSFTConfig(RouterTrainingConfig, SFTConfig):
         train_router (`bool`, *optional*):
             Whether the router trains too. By default it does with `"all"`, `"branches"` and `"router"`.
         router_loss_coef (`float`, *optional*, defaults to 1.0):
-            Weight of the router's cross-entropy beside the language-model loss.
+            Weight of the router's cross-entropy relative to the language-model loss.
         router_learning_rate (`float`, *optional*, defaults to 1e-3):
             Learning rate of the router, which is untrained while the rest is not. None: the run's `learning_rate`. Our
             choice; the paper gives none.
@@ -60,14 +60,11 @@ class MetisHomeSFTConfig(RouterTrainingConfig, SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        choices = {"curriculum": CURRICULA, "trainable": tuple(TRAINABLE)}
-        errors = wrong_choices(self, choices) + wrong_router_options(self)
+        errors = wrong_choices(self) + wrong_router_options(self)
         if not 0 <= self.replay_share < 1:
             errors.append(f"`replay_share` is {self.replay_share}, but must be in [0, 1).")
         elif self.replay_share and self.curriculum != "thinking_first":
-            errors.append(
-                f"`replay_share={self.replay_share}` only works with `curriculum='thinking_first'`. Set that, or use 0."
-            )
+            errors.append(f"`replay_share={self.replay_share}` needs `curriculum='thinking_first'`. Set it, or use 0.")
         if self.train_sampling_strategy != "random" and (self.one_mode_batches or self.curriculum == "thinking_first"):
             errors.append(
                 f"`train_sampling_strategy={self.train_sampling_strategy!r}` has no effect with `one_mode_batches` or "
@@ -76,16 +73,12 @@ class MetisHomeSFTConfig(RouterTrainingConfig, SFTConfig):
         if self.trainable == "router" and self.train_router is False:
             errors.append("`trainable='router'` with `train_router=False` leaves nothing to train.")
         if self.completion_only_loss is False:
-            errors.append(
-                "`completion_only_loss=False` would train on prompts and hide where they end. Leave it unset."
-            )
+            errors.append("`completion_only_loss=False` would train on prompts, and hide their ends. Leave it unset.")
         if self.packing or self.padding_free:
             errors.append("`packing` and `padding_free` put several queries into one row, but a row takes one branch.")
         if self.assistant_only_loss:
             errors.append("`assistant_only_loss` is for rows without a separate prompt. Leave it unset.")
         if self.label_smoothing_factor:
-            errors.append(
-                "`label_smoothing_factor` makes TRL drop every loss but its own, even the router's. Leave it at 0."
-            )
+            errors.append("`label_smoothing_factor` makes TRL drop the router's loss. Leave it at 0.")
         if errors:
             raise ValueError("\n".join(errors))

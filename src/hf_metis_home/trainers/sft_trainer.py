@@ -79,14 +79,11 @@ class MetisHomeSFTTrainer(MetisHomeTrainerMixin, SFTTrainer):
         check_rows(train_dataset, eval_dataset, args)
         if kwargs.get("peft_config") is not None and (args.trainable != "all" or args.train_router is not None):
             raise ValueError(
-                f"`trainable` is {args.trainable!r} and `train_router` is {args.train_router}, but with a "
-                "`peft_config` its `target_modules` and `modules_to_save` (for example ['router']) say what trains. "
-                "Leave `trainable` at 'all' and `train_router` at None."
+                f"`trainable` is {args.trainable!r} and `train_router` is {args.train_router}, but with a `peft_config`"
+                " its `target_modules` and `modules_to_save` (such as ['router']) decide. Leave both at their defaults."
             )
         if kwargs.get("compute_loss_func") is not None:
-            raise ValueError(
-                "`compute_loss_func` makes TRL drop every loss but its own, even the router's. Override `compute_loss`."
-            )
+            raise ValueError("`compute_loss_func` makes TRL drop the router's loss. Override `compute_loss`.")
         super().__init__(model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
 
         # What trains. With PEFT, its configuration has decided already.
@@ -211,9 +208,7 @@ def _task_names(named: dict) -> list[str]:
 def _class_weights(train_dataset) -> torch.Tensor:
     """Weights of non-thinking and thinking rows, such that each mode has half of the total: `(2,)`."""
     if not isinstance(train_dataset, Dataset):
-        raise ValueError(
-            "`router_class_balance` counts rows, but the training dataset is streamed. Load it without streaming."
-        )
+        raise ValueError("`router_class_balance` cannot count rows of a streamed dataset. Load it without streaming.")
     modes = torch.tensor(train_dataset["thinking"]).long()
     counts = torch.bincount(modes, minlength=2)
     return len(modes) / (2 * counts.clamp(min=1))
@@ -235,5 +230,5 @@ def check_rows(train_dataset, eval_dataset, args: MetisHomeSFTConfig) -> None:
         wanted = args.trainable == "thinking"
         if wanted not in train_dataset["thinking"]:
             raise ValueError(
-                f"`trainable` is {args.trainable!r}, but no row to train on has `thinking={wanted}`. Add some."
+                f"`trainable` is {args.trainable!r}, but no training row has `thinking={wanted}`. Add some."
             )

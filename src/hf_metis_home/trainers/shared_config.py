@@ -1,6 +1,6 @@
 """What both trainers' configurations share: the router's loss, and learning rates per group of parameters."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass
@@ -16,12 +16,14 @@ class RouterTrainingConfig:
     )
 
 
-def wrong_choices(args, choices: dict[str, tuple]) -> list[str]:
-    """An error for every field whose value is not among its choices."""
+def wrong_choices(args) -> list[str]:
+    """An error for every field of ours with a value outside its `choices`."""
+    ours = [kind.__annotations__ for kind in type(args).__mro__ if kind.__module__.startswith(f"{__package__}.")]
+    choices = {field.name: field.metadata["choices"] for field in fields(args) if "choices" in field.metadata}
     return [
-        f"`{name}` is {getattr(args, name)!r}, but must be one of {list(allowed)}."
+        f"`{name}` is {getattr(args, name)!r}, but must be one of {allowed}."
         for name, allowed in choices.items()
-        if getattr(args, name) not in allowed
+        if any(name in names for names in ours) and getattr(args, name) not in allowed
     ]
 
 
@@ -34,7 +36,5 @@ def wrong_router_options(args) -> list[str]:
         if (rate := getattr(args, name)) is not None and rate <= 0:
             errors.append(f"`{name}` is {rate}, but must be positive, or None.")
     if args.router_aux_loss_coef is not None:
-        errors.append(
-            "`router_aux_loss_coef` is for mixture-of-experts models. Weight the router's loss with `router_loss_coef`."
-        )
+        errors.append("`router_aux_loss_coef` is for mixture-of-experts models. Use `router_loss_coef`.")
     return errors

@@ -1,12 +1,13 @@
-"""Reading what `metis-home eval` left in a folder."""
+"""Reading what `metis-home eval` wrote into a folder."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
-from ..evaluation.outcomes import read_outcomes
+from .outcomes import read_outcomes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class OutcomesFolder:
         outcomes ([`~datasets.Dataset`]):
             The table itself.
         run (`dict`):
-            Contents of `run.json`; empty where there is none.
+            Contents of `run.json`; empty if there is none.
         questions (`Path`, *optional*):
             `questions.parquet`, if it is there.
     """
@@ -30,10 +31,25 @@ class OutcomesFolder:
     run: dict
     questions: Path | None
 
+    def check_weights(self, weights: str) -> None:
+        """Raise an error if the outcomes are of a model with another fingerprint; warn if `run.json` has none."""
+        model = self.run.get("model") or {}
+        if model.get("name") and not model.get("weights"):
+            print(
+                f"warning: {self.path.with_name('run.json')} names the model {model['name']!r} but not its weights, so "
+                "these outcomes may be of another model. Evaluate again to be sure.",
+                file=sys.stderr,
+            )
+        elif model.get("weights") not in (None, weights):
+            raise ValueError(
+                f"`outcomes` is {str(self.path)!r}, from a model with other weights ({model.get('name')!r}, see "
+                "run.json). Evaluate this model and use its own outcomes."
+            )
+
 
 def read_outcomes_folder(path: str | Path, argument: str = "outcomes") -> OutcomesFolder:
     """
-    Read the outcomes of an evaluation and the files beside them.
+    Read the outcomes of an evaluation and the files next to them.
 
     Args:
         path (`str` or `Path`):
@@ -51,21 +67,19 @@ def read_outcomes_folder(path: str | Path, argument: str = "outcomes") -> Outcom
     Example:
 
     ```python
-    >>> from hf_metis_home.reports.outcomes_folder import read_outcomes_folder
+    >>> from hf_metis_home.evaluation.outcomes_folder import read_outcomes_folder
 
     >>> len(read_outcomes_folder("runs/outcomes").outcomes)
     ```
     """
     path = Path(path)
     table = path / "outcomes.parquet" if path.is_dir() else path
-    if not table.is_file():
-        missing = "does not contain outcomes.parquet" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(
-            f"`{argument}` is {str(path)!r}, which {missing}. Pass the folder that `metis-home eval` wrote."
-        )
     questions = table.with_name("questions.parquet")
     return OutcomesFolder(
-        table, read_outcomes(table), _read_run(table.with_name("run.json")), questions if questions.is_file() else None
+        table,
+        read_outcomes(table, argument),
+        _read_run(table.with_name("run.json")),
+        questions if questions.is_file() else None,
     )
 
 
