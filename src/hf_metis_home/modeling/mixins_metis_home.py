@@ -174,10 +174,7 @@ class MetisHomeModelMixin(_Mixin):
             cache = kwargs.get("past_key_values")
             check_routable(kwargs.get(CACHE) if cache is None else cache, prompt_mask)
         if self.config.is_router_only and not route_only:
-            raise ValueError(
-                "This model is only a router (`router_layer` is the number of its layers), so it can `route()` and "
-                "`decide()`, but not answer. To answer, load the model that it was exported from."
-            )
+            raise ValueError("This model is only a router and cannot answer. Load the model that it was exported from.")
 
         # 2. What the router reads.
         if undecided or route_only or prompt_mask is not None:

@@ -96,6 +96,7 @@ def write_report(
     # The page for readers.
     names = [task for task in metrics["tasks"] if task != "all"]
     by_task = {task: pareto_figure(metrics, task) for task in names if len(names) > 1}
+    by_subject = (rows for _, rows in groupby(thinking_ratio_rows(metrics), lambda row: row["task"]))
     tables = {"outcomes": evaluation.outcomes} | {f"baseline {name}": table for name, table in others.items()}
     facts = {"written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "hf-metis-home": __version__}
     frame = evaluation.outcomes.to_pandas()
@@ -113,7 +114,7 @@ def write_report(
         reasons=REASONS,
         task_plots={task: svg_uri(figure) for task, figure in by_task.items() if figure},
         plots=plots,
-        ratios=_largest_subjects(thinking_ratio_rows(metrics)),
+        ratios=[row for rows in by_subject for row in islice(rows, 1 + SUBJECTS)],
         reliability=reliability_rows(metrics),
         failures=_failures(frame),
         wrong=wrong_routes(frame, threshold, evaluation.questions),
@@ -132,10 +133,6 @@ def report_command(outcomes: str | Path, threshold: float | None = None, baselin
     words += ["--baselines", *(f"{name}={path}" for name, path in baselines.items())] if baselines else []
     words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
     return shlex.join([*words, "--output_dir", "report"])
-
-
-def _largest_subjects(rows: list[dict]) -> list[dict]:
-    return [row for _, task in groupby(rows, lambda row: row["task"]) for row in islice(task, 1 + SUBJECTS)]
 
 
 def _failures(frame) -> list[dict]:
