@@ -155,8 +155,6 @@ print(type(model).__name__, type(base).__name__)
 
 
 def test_remote_code_needs_nothing_else(tmp_path, backbone):
-    if backbone == FAST[-1]:
-        pytest.skip("one with pictures and one without do for the fast tests")
     _, hybrid = make_hybrid(backbone, tiny_dense(backbone, seed=1))
     inputs, folder = batch(backbone), tmp_path / "saved"
     hybrid.save_pretrained(folder)
